@@ -1,0 +1,82 @@
+"""Files of a run folder: written whole or not at all, checked before they are read. No pickle."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from fl_audit.core.errors import CaptureError
+
+MAX_JSON = 64 * 2**20
+MAX_TENSORS = 8 * 2**30
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write through a temporary file and rename, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def dump_json(value: Any) -> str:
+    """JSON with NaN and infinity refused: an unmeasured value is None with a reason beside it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `dump_json` of ``value``."""
+    write_text(path, dump_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a `CaptureError` names the file if it is missing, too large or not JSON."""
+    _check_size(path, MAX_JSON)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CaptureError(f"{path}: not JSON ({error})") from error
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write safetensors; names, shapes and dtypes are kept, their order is not."""
+    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(data, dict(metadata) if metadata else None))
+
+
+def read_tensors(path: Path, limit: int = MAX_TENSORS) -> dict[str, Tensor]:
+    """Read safetensors; a `CaptureError` names the file if it is missing, too large or damaged."""
+    _check_size(path, limit)
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
+        raise CaptureError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _check_size(path: Path, limit: int) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise CaptureError(f"{path}: expected a file, found {'a link' if path.is_symlink() else 'none'}")
+    size = path.stat().st_size
+    if size > limit:
+        raise CaptureError(f"{path}: {size} bytes, over the limit of {limit}")

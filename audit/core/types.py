@@ -1,0 +1,259 @@
+"""The three kinds of knowledge, never mixed, and what an attack gives back.
+
+`Update` is what the server sees. `Knowledge` is what the threat model grants the attacker besides.
+`GroundTruth` is what the client really trained on; only the grader opens it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from fl_audit.core.errors import KnowledgeError
+
+ThreatLevel = Literal["A", "B", "C", "D", "E"]
+
+THREAT_LEVELS: dict[ThreatLevel, str] = {
+    "A": "eavesdropper: sees the updates and nothing else",
+    "B": "informed: also knows architecture, loss, image shape and class count",
+    "C": "parameter-aware: also knows learning rate, local steps, batch size, optimiser and train mode",
+    "D": "data-enhanced: also holds surrogate data",
+    "E": "statistically informed: also knows statistics of the client's data, e.g. batch-norm",
+}
+"""Taxonomy of Carletti et al., "SoK: Gradient Inversion Attacks in Federated Learning", USENIX
+Security 2025; each level includes the ones before it."""
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class CaptureKey:
+    """Which client's update, of which round, under which defense.
+
+    Attributes:
+        defense: folder-safe name of the defense, from the configuration, never from a client.
+        round: server round, from 1.
+        client: partition id, from 0.
+    """
+
+    defense: str
+    round: int
+    client: int
+
+    @property
+    def stem(self) -> str:
+        """File stem, e.g. ``r003-c02``."""
+        return f"r{self.round:03d}-c{self.client:02d}"
+
+    def __str__(self) -> str:
+        return f"{self.defense} {self.stem}"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the server sent to one client in one round and what came back: all that the server sees.
+
+    Attributes:
+        key: defense, round, client.
+        node_id: Flower's node id.
+        sent: global model as sent, name to tensor, in the order of the state dict.
+        received: arrays as they left the client, after its defense. Empty if the client failed.
+        config: scalars of the train config that travelled with the model.
+        metrics: scalars of the reply, in clear, e.g. ``num-examples``.
+        error: why there is no usable reply, else None.
+    """
+
+    key: CaptureKey
+    node_id: int
+    sent: Mapping[str, Tensor]
+    received: Mapping[str, Tensor]
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+    metrics: Mapping[str, Scalar] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def num_examples(self) -> int | None:
+        """What the client says it trained on; None if it says nothing usable."""
+        value = self.metrics.get("num-examples")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return int(value) if 0 < value < 2**31 and value == int(value) else None
+
+    def problem(self) -> str | None:
+        """Why this update cannot be attacked (client error, missing or extra arrays, shapes, NaN, zero)."""
+        if self.error is not None:
+            return f"the client failed: {self.error}"
+        missing = [name for name in self.sent if name not in self.received]
+        extra = [name for name in self.received if name not in self.sent]
+        if missing or extra:
+            return f"arrays differ from what was sent: missing {missing[:5]}, extra {extra[:5]}"
+        moved = False
+        for name, sent in self.sent.items():
+            got = self.received[name]
+            if got.shape != sent.shape:
+                return f"array {name!r} has shape {tuple(got.shape)}, expected {tuple(sent.shape)}"
+            if got.dtype.is_floating_point and not bool(torch.isfinite(got).all()):
+                kind = "NaN" if bool(torch.isnan(got).any()) else "inf"
+                return f"array {name!r} contains {kind}"
+            moved = moved or not torch.equal(got, sent.to(got.dtype))
+        return None if moved else "the update is zero: the client returned the model as it was sent"
+
+    def delta(self) -> dict[str, Tensor]:
+        """``received - sent`` for floating-point arrays, in the order sent; call `problem` first."""
+        return {
+            name: self.received[name].float() - sent.float()
+            for name, sent in self.sent.items()
+            if sent.dtype.is_floating_point
+        }
+
+
+@dataclass(frozen=True)
+class TrainingDetails:
+    """How a client trained locally.
+
+    Attributes:
+        optimizer: name, lower case, e.g. ``"sgd"``.
+        learning_rate: step size.
+        momentum: heavy-ball factor in [0, 1).
+        weight_decay: L2 factor.
+        local_steps: optimiser steps in one round.
+        batch_size: images in one step.
+        train_mode: whether the model ran in train mode (batch norm by batch statistics, dropout on).
+    """
+
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    local_steps: int = 1
+    batch_size: int = 1
+    train_mode: bool = False
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the threat model grants the attacker besides the update. None means not granted.
+
+    Attributes:
+        level: level of the SoK taxonomy, see `THREAT_LEVELS`.
+        model: the architecture with the *sent* weights not yet loaded; inputs are ``(N, C, H, W)``
+            float32 in [0, 1] (normalisation is a layer of the model).
+        loss: name of the loss, e.g. ``"cross-entropy"``.
+        num_classes: number of classes.
+        image_shape: ``(C, H, W)``.
+        training: how the client trained.
+        labels: true labels in order of use, int64 ``(N,)``; granted apart from the level.
+        batch_norm: batch-norm statistics of the client's data by module name (level E).
+        surrogate: images of a like distribution, float32 ``(M, C, H, W)`` in [0, 1] (level D).
+    """
+
+    level: ThreatLevel = "B"
+    model: nn.Module | None = None
+    loss: str | None = None
+    num_classes: int | None = None
+    image_shape: tuple[int, int, int] | None = None
+    training: TrainingDetails | None = None
+    labels: Tensor | None = None
+    batch_norm: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    surrogate: Tensor | None = None
+
+    def granted(self) -> frozenset[str]:
+        """Names of the fields that are granted."""
+        names = (
+            "model",
+            "loss",
+            "num_classes",
+            "image_shape",
+            "training",
+            "labels",
+            "batch_norm",
+            "surrogate",
+        )
+        return frozenset(name for name in names if getattr(self, name) is not None)
+
+    def require(self, needs: frozenset[str], who: str) -> None:
+        """Raise `KnowledgeError` naming what ``who`` needs and the threat model does not grant."""
+        missing = sorted(needs - self.granted())
+        if missing:
+            raise KnowledgeError(
+                f"attack {who!r} needs {', '.join(missing)}, which threat level {self.level} "
+                f"({THREAT_LEVELS[self.level]}) does not grant here. Grant it (threat.level, "
+                "threat.labels) or choose another attack"
+            )
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What a client really trained on in one round. Sealed: only the grader opens it.
+
+    Attributes:
+        images: float32 ``(N, C, H, W)`` in [0, 1], in order of use (local step by local step).
+        labels: int64 ``(N,)``.
+        steps: int64 ``(N,)``, the local step that used the image, from 0.
+        indices: int64 ``(N,)``, position in the client's data; -1 where unknown. An image used in
+            several epochs appears once per use.
+        training: how the client trained, as seen in its process.
+    """
+
+    images: Tensor
+    labels: Tensor
+    steps: Tensor
+    indices: Tensor
+    training: TrainingDetails
+
+    def unique(self) -> Self:
+        """Each different image once, at its first use: what there is to leak."""
+        seen: dict[bytes, int] = {}
+        for row, image in enumerate(self.images):
+            seen.setdefault(image.numpy().tobytes(), row)
+        rows = torch.tensor(sorted(seen.values()), dtype=torch.int64)
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            steps=self.steps[rows],
+            indices=self.indices[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one attack made of one update.
+
+    Attributes:
+        status: ``"done"``, or ``"failed"``: then ``reason`` says why and there are no images. A failed
+            attack says nothing about the client's safety.
+        images: float32 ``(N, C, H, W)`` in [0, 1]; the attacker's own choice among its restarts.
+        labels: the labels that the attacker worked with, int64 ``(N,)``.
+        labels_inferred: whether the attacker inferred them (True) or was given them (False).
+        objective: the attacker's final objective; lower fits the update better. NaN if it has none.
+        iterations: optimisation steps spent, over all restarts.
+        seconds: wall time; kept out of every file that must be equal for equal seeds.
+        notes: what the attacker assumed or noticed, one sentence each.
+        reason: why it failed.
+    """
+
+    status: Literal["done", "failed"]
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    labels_inferred: bool = False
+    objective: float = float("nan")
+    iterations: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the images and the time, JSON-ready."""
+        finite = self.objective == self.objective and abs(self.objective) != float("inf")
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "labels": None if self.labels is None else self.labels.tolist(),
+            "labels_inferred": self.labels_inferred,
+            "objective": self.objective if finite else None,
+            "iterations": self.iterations,
+            "notes": list(self.notes),
+        }
