@@ -1,0 +1,1 @@
+"""The command line: one module per command. Only this folder imports typer and rich."""

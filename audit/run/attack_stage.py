@@ -1,0 +1,143 @@
+"""The attack stage: every attack on every capture, one folder each, finished ones skipped.
+
+It reads ``captures/`` and ``knowledge/`` and never ``truth/``; it needs no Flower.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fl_audit.attacks import Attack, attacks
+from fl_audit.core.captures import list_captures, read_update
+from fl_audit.core.errors import CaptureError, ConfigError
+from fl_audit.core.files import read_json, read_tensors, write_json, write_tensors
+from fl_audit.core.progress import Progress
+from fl_audit.core.seeding import derive_seed
+from fl_audit.core.types import CaptureKey, Reconstruction
+from fl_audit.run.config import RunConfig
+from fl_audit.run.folder import CONTROL, RunFolder, slugs
+from fl_audit.run.grants import read_knowledge
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack on one capture."""
+
+    key: CaptureKey
+    attack: Attack
+    spec: str
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        """Written last: its presence says that the job is finished."""
+        return self.folder / "result.json"
+
+
+def jobs(folder: RunFolder, config: RunConfig) -> list[Job]:
+    """All jobs of a run in a fixed order: the control first, then defense, round, client, attack."""
+    named = slugs(config.attack.names)
+    units = [(spec, attacks.create(spec)) for spec in config.attack.names]
+    return [
+        Job(key, unit, spec, folder.attack(key, named[spec]))
+        for key in _keys(folder, config)
+        for spec, unit in units
+    ]
+
+
+def attack_captures(folder: RunFolder, config: RunConfig, progress: Progress, device: torch.device) -> None:
+    """Run what is not finished yet. A damaged capture is that capture's failure; the others go on."""
+    todo = jobs(folder, config)
+    progress.stage("attack", len(todo))
+    for job in todo:
+        if not job.result.is_file():
+            progress.begin(f"{job.key} {job.attack.name}")
+            result = _run(folder, config, job, progress, device)
+            write_reconstruction(job.folder, result)
+            if result.status == "failed":
+                progress.note(f"{job.key}: {job.attack.name} failed: {result.reason}")
+        progress.advance()
+
+
+def write_reconstruction(folder: Path, result: Reconstruction) -> None:
+    """Write one reconstruction; ``result.json`` last."""
+    if result.images is not None:
+        write_tensors(folder / "reconstruction.safetensors", {"images": result.images})
+    write_json(folder / "result.json", result.facts())
+    write_json(folder / "timing.json", {"seconds": round(result.seconds, 3)})
+
+
+def read_reconstruction(folder: Path) -> Reconstruction:
+    """Read one reconstruction.
+
+    Raises:
+        CaptureError: it is missing or damaged.
+    """
+    path = folder / "result.json"
+    facts = read_json(path)
+    try:
+        images = (
+            read_tensors(folder / "reconstruction.safetensors")["images"]
+            if facts["status"] == "done"
+            else None
+        )
+        objective = facts["objective"]
+        return Reconstruction(
+            status=facts["status"],
+            images=images,
+            labels=None if facts["labels"] is None else torch.tensor(facts["labels"], dtype=torch.int64),
+            labels_inferred=facts["labels_inferred"],
+            objective=float("nan") if objective is None else objective,
+            iterations=facts["iterations"],
+            notes=tuple(facts["notes"]),
+            reason=facts["reason"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CaptureError(f"{path}: not an attack's result") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU; a device that is not there is a ConfigError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ConfigError(
+            f"--device {name!r}: not usable on this machine ({reason}). Try auto or cpu"
+        ) from None
+    return device
+
+
+def _keys(folder: RunFolder, config: RunConfig) -> Iterator[CaptureKey]:
+    for slug in (CONTROL, *slugs(config.defense_specs()).values()):
+        yield from list_captures(folder.captures, slug)
+
+
+def _run(
+    folder: RunFolder, config: RunConfig, job: Job, progress: Progress, device: torch.device
+) -> Reconstruction:
+    try:
+        update = read_update(folder.captures, job.key)
+        problem = update.problem()
+        if problem is not None:
+            return Reconstruction("failed", reason=problem)
+        knowledge = read_knowledge(folder.knowledge_file(job.key), job.key)
+    except CaptureError as error:
+        logger.warning("%s", error)
+        return Reconstruction("failed", reason=_relative(error, folder))
+    # The defense is left out of the seed, so that defenses are compared on the same random starts.
+    seed = derive_seed(config.seed, "attack", job.key.round, job.key.client, job.spec)
+    return job.attack.run(update, knowledge, seed=seed, device=device, progress=progress)
+
+
+def _relative(error: CaptureError, folder: RunFolder) -> str:
+    """The message with paths relative to the run folder, so that equal runs have equal findings."""
+    return str(error).replace(f"{folder.root}/", "")

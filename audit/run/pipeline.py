@@ -1,0 +1,60 @@
+"""The pipeline: capture, attack, grade, report. Each stage skips what is finished, so a kill loses little."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from fl_audit.core.files import write_text
+from fl_audit.core.progress import Progress
+from fl_audit.reports import build_reports
+from fl_audit.reports.schema import Summary
+from fl_audit.run.attack_stage import attack_captures, pick_device
+from fl_audit.run.check import check_names
+from fl_audit.run.config import RunConfig
+from fl_audit.run.folder import RunFolder
+from fl_audit.run.grade_stage import grade_run
+from fl_audit.run.load import dump_config
+from fl_audit.run.manifest import write_manifest
+
+
+def start_run(config: RunConfig, root: Path, command: list[str], device: str | None = None) -> RunFolder:
+    """Check everything the configuration names, then make the run folder.
+
+    Args:
+        config: the resolved configuration.
+        root: a new or empty folder.
+        command: the command line, for the manifest.
+        device: overrides the configured one.
+
+    Raises:
+        ConfigError: a name, a number or the folder is wrong; nothing was written.
+    """
+    check_names(config)
+    chosen = pick_device(device or config.attack.device)
+    folder = RunFolder.create(root)
+    text = dump_config(config)
+    write_text(folder.config, text)
+    run_id = hashlib.sha256(text.encode()).hexdigest()[:12]
+    write_manifest(folder.manifest, config, run_id, command, str(chosen))
+    return folder
+
+
+def finish_run(folder: RunFolder, progress: Progress, device: str | None = None) -> Summary:
+    """Do every stage that is not finished; for a new run that is all of them.
+
+    Raises:
+        AuditError: the federation failed; what it captured stays.
+    """
+    from fl_audit.run.capture_stage import capture_run  # needs Flower, which the later stages do not
+
+    config = folder.load_config()
+    chosen: torch.device = pick_device(device or config.attack.device)
+    with folder.lock():
+        capture_run(folder, config, progress)
+        attack_captures(folder, config, progress, chosen)
+        summary = grade_run(folder, config, progress)
+        progress.stage("report", 1)
+        build_reports(folder.root)
+        progress.advance()
+    return summary

@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_audit.core.captures import list_captures, read_truth, read_update, write_truth, write_update
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails, Update
+
+KEY = CaptureKey("dp", 3, 2)
+
+
+def update(**changes: object) -> Update:
+    sent = {"w": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(1.5), "n": torch.tensor(4)}
+    received = {"w": sent["w"] + 1, "a": torch.tensor(2.5), "n": torch.tensor(5)}
+    values: dict[str, object] = {
+        "key": KEY,
+        "node_id": 7,
+        "sent": sent,
+        "received": received,
+        "config": {"server-round": 3},
+        "metrics": {"num-examples": 4, "loss": float("nan")},
+    }
+    return Update(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_an_update_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_update(tmp_path, update())
+    back = read_update(tmp_path, KEY)
+    assert list(back.sent) == ["w", "a", "n"]
+    assert all(torch.equal(back.received[name], tensor) for name, tensor in update().received.items())
+    assert back.received["n"].dtype == torch.int64
+    assert back.num_examples == 4
+    assert back.metrics["loss"] != back.metrics["loss"]  # NaN survives JSON, which has none
+    assert list_captures(tmp_path, "dp") == [KEY]
+
+
+def test_the_sent_model_is_stored_once_for_all_clients(tmp_path: Path) -> None:
+    for client in range(5):
+        write_update(tmp_path, update(key=CaptureKey("dp", 3, client)))
+    assert len(list((tmp_path / "dp").glob("sent-*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "swap-sent", "missing", "json", "field", "path"])
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    write_update(tmp_path, update())
+    arrays, clear = tmp_path / "dp" / "r003-c02.safetensors", tmp_path / "dp" / "r003-c02.json"
+    sent = next((tmp_path / "dp").glob("sent-*.safetensors"))
+    named = arrays
+    if damage == "truncate":
+        arrays.write_bytes(arrays.read_bytes()[:-8])
+    elif damage == "flip":
+        data = bytearray(arrays.read_bytes())
+        data[-1] ^= 1
+        arrays.write_bytes(bytes(data))
+    elif damage == "swap-sent":
+        data, named = bytearray(sent.read_bytes()), sent
+        data[-1] ^= 1
+        sent.write_bytes(bytes(data))
+    elif damage == "missing":
+        arrays.unlink()
+    elif damage == "json":
+        clear.write_text("{")
+        named = clear
+    else:
+        value = json.loads(clear.read_text())
+        value.update({"extra": 1} if damage == "field" else {"sent": "../../etc/passwd"})
+        clear.write_text(json.dumps(value))
+        named = clear
+    with pytest.raises(CaptureError, match=named.name):
+        read_update(tmp_path, KEY)
+
+
+@pytest.mark.parametrize(
+    ("received", "words"),
+    [
+        ({}, "missing"),
+        ({"w": torch.zeros(2, 3), "a": torch.tensor(0.0), "n": torch.tensor(1), "x": torch.ones(1)}, "extra"),
+        (
+            {"w": torch.zeros(3, 2), "a": torch.tensor(0.0), "n": torch.tensor(1)},
+            r"shape \(3, 2\), expected \(2, 3\)",
+        ),
+        ({"w": torch.full((2, 3), torch.nan), "a": torch.tensor(0.0), "n": torch.tensor(1)}, "NaN"),
+        ({"w": torch.zeros(2, 3), "a": torch.tensor(torch.inf), "n": torch.tensor(1)}, "inf"),
+    ],
+)
+def test_what_cannot_be_attacked_says_why(received: dict[str, torch.Tensor], words: str) -> None:
+    import re
+
+    problem = update(received=received).problem()
+    assert problem is not None
+    assert re.search(words, problem)
+
+
+def test_zero_updates_and_client_errors_are_problems() -> None:
+    zero = update(received=update().sent).problem()
+    assert zero is not None
+    assert "zero" in zero
+    failed = update(error="boom").problem()
+    assert failed is not None
+    assert "boom" in failed
+    assert update().problem() is None
+
+
+@pytest.mark.parametrize("value", [True, "4", 0, -1, 2.5, float("nan"), float("inf"), 2**40])
+def test_num_examples_is_believed_only_if_it_can_be_true(value: object) -> None:
+    assert update(metrics={"num-examples": value}).num_examples is None
+
+
+def test_truth_comes_back_and_is_unique_by_image(tmp_path: Path) -> None:
+    images = torch.rand(3, 1, 4, 4)
+    truth = GroundTruth(
+        images[[2, 0, 2, 1]],
+        torch.tensor([2, 0, 2, 1]),
+        torch.tensor([0, 0, 1, 1]),
+        torch.tensor([5, 6, 5, 7]),
+        TrainingDetails(local_steps=2, batch_size=2, train_mode=True),
+    )
+    write_truth(tmp_path, KEY, truth)
+    back = read_truth(tmp_path, KEY)
+    assert back.training == truth.training
+    once = back.unique()
+    assert once.labels.tolist() == [2, 0, 1]
+    assert torch.equal(once.images, images[[2, 0, 1]])
+    assert once.steps.tolist() == [0, 0, 1]
+    (tmp_path / "dp" / "r003-c02.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CaptureError, match="r003-c02"):
+        read_truth(tmp_path, KEY)
