@@ -1,0 +1,1 @@
+"""Reports of a run: ``summary.json``, ``findings.jsonl``, and the pages for people."""
