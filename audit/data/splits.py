@@ -15,6 +15,9 @@ from fl_audit.core.units import ImageData, Partitioner
 class Splits:
     """Indices into a data set, int64 ``(n,)`` each; all disjoint, together the whole data set.
 
+    Each is in a random order of which every beginning holds the classes in about their proportions, so that
+    whoever needs only some images may take the first.
+
     Attributes:
         train: for each client what it trains on; never empty.
         test: for each client what it tests on; empty where a client has one image only.
@@ -53,7 +56,7 @@ def client_splits(
     rng = numpy_generator(seed, "held-out")
     order = _spread(labels, rng)
     count = min(max(1, round(test_fraction * len(labels))), len(labels) - clients)
-    held_out, rest = np.sort(order[:count]), np.sort(order[count:])
+    rest = np.sort(order[count:])
     parts = partitioner.split(labels[rest], clients, numpy_generator(seed, "partition"))
     train, test = [], []
     for client, part in enumerate(parts):
@@ -63,7 +66,7 @@ def client_splits(
         cut = min(wanted, len(own) - 1)  # the train part is never empty
         test.append(_indices(mixed[:cut]))
         train.append(_indices(mixed[cut:]))
-    return Splits(tuple(train), tuple(test), _indices(held_out))
+    return Splits(tuple(train), tuple(test), _indices(order[:count]))
 
 
 def _spread(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -80,4 +83,4 @@ def _spread(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _indices(rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.sort(rows).astype(np.int64))
+    return torch.from_numpy(rows.astype(np.int64))

@@ -34,8 +34,6 @@ class ConvNet(ModelSpec):
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
             if index in (5, 7):
                 layers.append(nn.MaxPool2d(3, ceil_mode=round_up))
-        left = [
-            math.ceil(math.ceil(side / 3) / 3) if round_up else side // 3 // 3 for side in (height, width)
-        ]
+        left = [math.ceil(side / 9) if round_up else side // 9 for side in (height, width)]
         layers += [nn.Flatten(), nn.Linear(channels * left[0] * left[1], num_classes)]
         return nn.Sequential(*layers)

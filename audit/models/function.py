@@ -47,5 +47,5 @@ def _arguments(
             continue
         return arguments
     raise ConfigError(
-        f"model {spec!r}: expected a function of (image_shape, num_classes), or of nothing; it takes {signature}"
+        f"model {spec!r}: expected a function of (image_shape, num_classes) or of nothing, got {signature}"
     )
