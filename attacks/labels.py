@@ -1,0 +1,253 @@
+"""Labels: granted, or counted from the gradient of the last linear layer, repeated ones included.
+
+For images ``j`` with embedding ``e_j`` (input of the last layer), probabilities ``p_j`` and one-hot labels
+``y_j``, the mean cross-entropy has the gradients ``b = mean(p_j - y_j)`` for the bias and
+``W = mean((p_j - y_j) e_j^T)`` for the weight. So the count of class c is ``N (mean(p_jc) - b_c)``: exact as
+soon as the mean probabilities are known. Those follow from embeddings, and embeddings from ratios of rows
+of W and b.
+
+Sources: Zhao, Mopuri and Bilen, "iDLG", 2020, https://arxiv.org/abs/2001.02610 (one image: the class with the
+negative gradient); Ma et al., "Instance-wise Batch Label Restoration via Gradients In Federated Learning"
+(iLRG), ICLR 2023, https://openreview.net/forum?id=FIrQfNSOoTr (class-wise embeddings by ratio, probabilities
+from them, counts from a linear system). Differs from iLRG in: counts and embeddings are refined in turn, the
+better of two starting points is taken, and an unknown scale of the gradient is estimated from the classes
+that are absent.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fl_audit.attacks.problem import AttackFailed, Problem
+
+ROUNDS = 30
+DUMMIES = 16
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels to work with: int64 ``(N,)`` on the problem's device, and whether they were inferred."""
+
+    values: Tensor
+    inferred: bool
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """What the last layer shows, float64 on the CPU; K classes, D features.
+
+    Attributes:
+        weight: ``(K, D)`` as sent.
+        bias: ``(K,)`` as sent; zeros where the layer has none.
+        weight_gradient: ``(K, D)``, up to the scale.
+        bias_gradient: ``(K,)``, up to the scale; None where it has none or it is frozen.
+        typical: mean embedding of random images, ``(D,)``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor | None
+    typical: Tensor
+
+
+def find_labels(problem: Problem) -> Labels:
+    """The labels granted, else inferred (sorted by class: their order within the update is unknown).
+
+    Raises:
+        AttackFailed: they are not granted and the model does not end in a trained linear layer.
+    """
+    if problem.labels is not None:
+        return Labels(problem.labels, inferred=False)
+    layer = last_layer(problem)
+    counts = count_labels(layer, problem.num_images, _scale(problem))
+    values = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    if len(problem.step_sizes) > 1:
+        problem.notes.append(
+            "which inferred label belongs to which local step is unknown: they are interleaved"
+        )
+        values = _interleave(values, problem.step_sizes)
+    return Labels(values.to(problem.device), inferred=True)
+
+
+def count_labels(layer: LastLayer, images: int, scale: float | None) -> Tensor:
+    """How many of ``images`` have each label, int64 ``(K,)``, adding up to ``images``.
+
+    Args:
+        layer: the last layer.
+        images: N.
+        scale: factor on the true gradient that ``layer`` has; None: unknown and estimated.
+    """
+    bias_gradient = layer.bias_gradient
+    if bias_gradient is None:
+        # mean((p - y) <e, t>) / <t, t> is the bias gradient if embeddings resemble the typical one, t.
+        bias_gradient = layer.weight_gradient @ layer.typical / layer.typical.square().sum().clamp(min=1e-30)
+    if images == 1:
+        counts = torch.zeros(len(bias_gradient), dtype=torch.int64)
+        counts[bias_gradient.argmin()] = 1
+        return counts
+    candidates = [
+        _refine(layer, bias_gradient, start, images, scale)
+        for start in (_absent_embedding(layer, bias_gradient), layer.typical)
+    ]
+    return min(candidates, key=lambda candidate: candidate[1])[0]
+
+
+def last_layer(problem: Problem) -> LastLayer:
+    """Find the linear layer whose output is the model's, by running the model on random images."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def hook(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = (inputs[0].detach(), output.detach())
+
+    linear = {name: m for name, m in problem.model.named_modules() if isinstance(m, nn.Linear)}
+    handles = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
+        for name, module in linear.items()
+    ]
+    noise = torch.rand(DUMMIES, *problem.image_shape, generator=problem.generator)
+    smooth = nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
+    try:
+        with torch.no_grad():
+            logits = problem.model(torch.cat([noise, smooth]).to(problem.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in reversed(seen):
+        embedding, output = seen[name]
+        weight = f"{name}.weight".lstrip(".")
+        if embedding.ndim == 2 and torch.equal(output, logits) and weight in problem.observed:
+            return _layer(problem, linear[name], weight, f"{name}.bias".lstrip("."), embedding)
+    raise AttackFailed(
+        "the labels are not granted and cannot be inferred: the model does not end in a linear layer that "
+        "the clients train. Grant the labels (threat.labels)"
+    )
+
+
+def _layer(problem: Problem, module: nn.Linear, weight: str, bias: str, embedding: Tensor) -> LastLayer:
+    def double(value: Tensor) -> Tensor:
+        return value.detach().to("cpu", torch.float64)
+
+    gradients = {name: double(problem.observed[name]) for name in (weight, bias) if name in problem.observed}
+    offsets = torch.zeros(module.out_features) if module.bias is None else module.bias
+    return LastLayer(
+        weight=double(module.weight),
+        bias=double(offsets),
+        weight_gradient=gradients[weight],
+        bias_gradient=gradients.get(bias),
+        typical=double(embedding).mean(0),
+    )
+
+
+def _scale(problem: Problem) -> float | None:
+    """Factor on the mean gradient over all steps that `Problem.observed` has, or None if unknown."""
+    training, steps = problem.training, len(problem.step_sizes)
+    if training is None or not problem.exact_scale:
+        return None
+    if steps == 1:
+        return 1.0
+    # The gradient of step t counts 1 + m + ... + m^(steps - 1 - t) times.
+    weights = [sum(training.momentum**k for k in range(steps - t)) for t in range(steps)]
+    return training.learning_rate * math.fsum(weights)
+
+
+def _absent_embedding(layer: LastLayer, bias_gradient: Tensor) -> Tensor:
+    """Probability-weighted mean embedding: the ratio of rows of classes without images is exactly that."""
+    positive = bias_gradient > 0
+    ratio = layer.weight_gradient[positive].sum(0) / bias_gradient[positive].sum().clamp(min=1e-30)
+    usable = (
+        bool(torch.isfinite(ratio).all()) and float(ratio.norm()) < 10 * float(layer.typical.norm()) + 1e-9
+    )
+    return ratio if usable and bool(positive.any()) else layer.typical
+
+
+def _refine(
+    layer: LastLayer, bias_gradient: Tensor, start: Tensor, images: int, scale: float | None
+) -> tuple[Tensor, float]:
+    """Refine counts and class-wise embeddings in turn; returns counts and the misfit of the gradients."""
+    classes = len(bias_gradient)
+    embeddings = start.expand(classes, -1)
+    probabilities = _softmax(layer, embeddings)
+    share = torch.full((classes,), 1 / classes, dtype=torch.float64)
+    best: tuple[Tensor, float] | None = None
+    for _ in range(ROUNDS):
+        expected = share @ probabilities
+        factor = scale if scale is not None else _estimate_scale(bias_gradient, expected, images)
+        counts = _round(images * (expected - bias_gradient / factor), images)
+        share = counts / images
+        embeddings = _class_embeddings(layer, embeddings, probabilities, share, factor)
+        probabilities = _softmax(layer, embeddings)
+        misfit = _misfit(layer, bias_gradient / factor, embeddings, probabilities, share, factor)
+        if best is None or misfit < best[1]:
+            best = counts, misfit
+    if best is None:
+        raise AttackFailed("labels could not be counted: the last layer's gradient is not finite")
+    return best
+
+
+def _softmax(layer: LastLayer, embeddings: Tensor) -> Tensor:
+    """Row k: probabilities of an image of class k, ``(K, K)``."""
+    return (embeddings @ layer.weight.T + layer.bias).softmax(1)
+
+
+def _class_embeddings(
+    layer: LastLayer, embeddings: Tensor, probabilities: Tensor, share: Tensor, factor: float
+) -> Tensor:
+    """Solve row c of the weight gradient, ``sum_k share_k p_kc e_k - share_c e_c``, for ``e_c``."""
+    weights = share[:, None] * probabilities
+    own = weights.diagonal()
+    others = weights.T @ embeddings - own[:, None] * embeddings
+    divisor = share - own
+    present = divisor > 1e-6
+    solved = (others - layer.weight_gradient / factor) / divisor.clamp(min=1e-6)[:, None]
+    return torch.where(present[:, None], solved, embeddings)
+
+
+def _misfit(
+    layer: LastLayer,
+    bias_gradient: Tensor,
+    embeddings: Tensor,
+    probabilities: Tensor,
+    share: Tensor,
+    factor: float,
+) -> float:
+    """Relative distance between the gradients seen and those of the estimate; NaN counts as infinite."""
+    residual = share[:, None] * (probabilities - torch.eye(len(share), dtype=torch.float64))
+    rows = residual.T @ embeddings - layer.weight_gradient / factor
+    biases = residual.sum(0) - bias_gradient
+    a = rows.square().sum() / (layer.weight_gradient / factor).square().sum().clamp(min=1e-30)
+    b = biases.square().sum() / bias_gradient.square().sum().clamp(min=1e-30)
+    value = float(a + b)
+    return value if math.isfinite(value) else math.inf
+
+
+def _estimate_scale(bias_gradient: Tensor, expected: Tensor, images: int) -> float:
+    """Scale from classes without images, where the bias gradient is the scale times the probability."""
+    ratios = (bias_gradient / expected.clamp(min=1e-12)).sort(descending=True).values
+    absent = max(len(ratios) - images, 1)
+    factor = float(ratios[:absent].median())
+    return factor if factor > 0 else max(float(ratios[0]), 1e-12)
+
+
+def _round(counts: Tensor, images: int) -> Tensor:
+    """Non-negative integers adding up to ``images``, nearest to ``counts`` by largest remainder."""
+    counts = counts.nan_to_num(0.0).clamp(min=0, max=images)
+    total = float(counts.sum())
+    counts = counts * (images / total) if total > images else counts
+    whole = counts.floor()
+    missing = images - int(whole.sum())
+    order = (counts - whole).argsort(descending=True, stable=True)
+    for place in range(missing):
+        whole[order[place % len(order)]] += 1
+    return whole.long()
+
+
+def _interleave(values: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Deal sorted labels to the steps in turn, so that each step has a mixture like the whole."""
+    places = [(slot / size, step) for step, size in enumerate(sizes) for slot in range(size)]
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    dealt = torch.empty_like(values)
+    dealt[torch.tensor(order)] = values
+    return dealt

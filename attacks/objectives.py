@@ -1,0 +1,78 @@
+"""How far a simulated update is from the observed one. Pure functions, and parts that configure them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+TINY = 1e-20
+"""Keeps a zero gradient's norm from dividing by zero; far below any squared norm seen in float32."""
+
+
+class Objective(Protocol):
+    """A distance of updates: lower fits better."""
+
+    def __call__(self, simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """Distances ``(R,)`` for ``simulated`` ``(R, *shape)`` and ``observed`` ``(*shape)`` tensors."""
+
+
+class Cosine:
+    """One minus the cosine of the angle between the whole updates; blind to scale."""
+
+    def __call__(self, simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """See `Objective`."""
+        return cosine_distance(simulated, observed)
+
+
+class SquaredError:
+    """Squared error relative to the observed squared norm, so that its size means the same everywhere."""
+
+    def __call__(self, simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """See `Objective`."""
+        return squared_error(simulated, observed)
+
+
+class FittedSquaredError:
+    """`SquaredError` after the simulated update is scaled to fit best: for an unknown scale."""
+
+    def __call__(self, simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """See `Objective`."""
+        return fitted_squared_error(simulated, observed)
+
+
+def cosine_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """``1 - <s, o> / (|s| |o|)`` over all tensors together, ``(R,)`` in [0, 2].
+
+    Geiping et al., "Inverting Gradients", NeurIPS 2020, equation 4 without the prior.
+    """
+    dot, own, theirs = _products(simulated, observed)
+    return 1 - dot / ((own + TINY).sqrt() * (theirs + TINY).sqrt())
+
+
+def squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """``|s - o|^2 / |o|^2`` over all tensors together, ``(R,)``.
+
+    Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, equation 3, divided by a constant.
+    """
+    parts = [(s - o).square().flatten(1).sum(1) for s, o in zip(simulated, observed, strict=True)]
+    theirs = torch.stack([o.square().sum() for o in observed]).sum()
+    return torch.stack(parts).sum(0) / (theirs + TINY)
+
+
+def fitted_squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """``min_a |a s - o|^2 / |o|^2 = 1 - cos^2`` over all tensors together, ``(R,)`` in [0, 1].
+
+    A negative factor is no gradient, so that angles beyond 90 degrees count as 1.
+    """
+    dot, own, theirs = _products(simulated, observed)
+    return 1 - dot.clamp(min=0).square() / ((own + TINY) * (theirs + TINY))
+
+
+def _products(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """``<s, o>`` and ``<s, s>`` as ``(R,)``, and ``<o, o>`` as a scalar, over all tensors together."""
+    pairs = list(zip(simulated, observed, strict=True))
+    dot = torch.stack([(s * o).flatten(1).sum(1) for s, o in pairs]).sum(0)
+    own = torch.stack([s.square().flatten(1).sum(1) for s, _ in pairs]).sum(0)
+    theirs = torch.stack([o.square().sum() for _, o in pairs]).sum()
+    return dot, own, theirs

@@ -1,0 +1,72 @@
+"""How the step size changes over the iterations, and when to stop before the last one."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """The factor on the step size."""
+
+    def __call__(self, iteration: int, iterations: int) -> float:
+        """Factor at ``iteration`` (from 0) of ``iterations``."""
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """A tenth after each milestone; the milestones of Geiping et al. 2020: 3/8, 5/8 and 7/8."""
+
+    milestones: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+    factor: float = 0.1
+
+    def __call__(self, iteration: int, iterations: int) -> float:
+        """See `Schedule`."""
+        passed = sum(iteration >= milestone * iterations for milestone in self.milestones)
+        return float(self.factor**passed)
+
+
+class Constant:
+    """No change."""
+
+    def __call__(self, iteration: int, iterations: int) -> float:
+        """See `Schedule`."""
+        del iteration, iterations
+        return 1.0
+
+
+class Stopping(Protocol):
+    """When a chunk of restarts is finished before its last iteration."""
+
+    def __call__(self, history: list[float]) -> bool:
+        """Whether to stop, given the best objective at each check so far, oldest first."""
+
+
+class Never:
+    """Run all iterations."""
+
+    def __call__(self, history: list[float]) -> bool:
+        """See `Stopping`."""
+        del history
+        return False
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Stop when the best objective fell by less than a share of itself over the last checks, or is tiny.
+
+    Attributes:
+        checks: how many checks back to compare with.
+        share: relative improvement that counts as progress.
+        enough: an objective at which more would change nothing that one can see.
+    """
+
+    checks: int = 5
+    share: float = 1e-3
+    enough: float = 0.0
+
+    def __call__(self, history: list[float]) -> bool:
+        """See `Stopping`."""
+        if history and history[-1] <= self.enough:
+            return True
+        if len(history) <= self.checks:
+            return False
+        return history[-1] > (1 - self.share) * history[-1 - self.checks]
