@@ -74,7 +74,7 @@ def one_step(
         net.train(config.training.train_mode)
         image, label = data.images[index : index + 1], data.labels[index : index + 1]
         rate = config.training.learning_rate
-        cross_entropy(net(image), label).backward()
+        torch.autograd.backward(cross_entropy(net(image), label))
         torch.optim.SGD(net.parameters(), lr=rate).step()
     received = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
     details = TrainingDetails(

@@ -24,6 +24,7 @@ class RunFolder:
         self.root = root
         self.config = root / "config.yaml"
         self.manifest = root / "manifest.json"
+        self.scene = root / "scene.json"
         self.captures = root / "captures"
         self.truth = root / "truth"
         self.knowledge = root / "knowledge"

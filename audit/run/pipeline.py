@@ -51,7 +51,7 @@ def finish_run(folder: RunFolder, progress: Progress, device: str | None = None)
     config = folder.load_config()
     chosen: torch.device = pick_device(device or config.attack.device)
     with folder.lock():
-        capture_run(folder, config, progress)
+        capture_run(folder, config, progress, chosen)
         attack_captures(folder, config, progress, chosen)
         summary = grade_run(folder, config, progress)
         progress.stage("report", 1)

@@ -1,0 +1,1 @@
+"""The pipeline and its run folder: configuration, stages, controls, manifest, resume."""

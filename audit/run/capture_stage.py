@@ -1,0 +1,173 @@
+"""The capture stage: one federation for each defense, then the positive control. Needs Flower.
+
+A federation that was interrupted starts again: it is deterministic, so its captures come out the same.
+"""
+
+import contextlib
+import shutil
+
+import torch
+
+from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.progress import Progress
+from fl_audit.core.seeding import seeded_globals
+from fl_audit.core.types import GroundTruth
+from fl_audit.core.units import ImageData
+from fl_audit.data import Splits, client_splits
+from fl_audit.federation import FederationResult, FederationSpec, Training, run_federation
+from fl_audit.reports.schema import ClientFacts, ClientFailure, Utility, UtilityRound
+from fl_audit.run.check import Units, check_names
+from fl_audit.run.config import RunConfig
+from fl_audit.run.control import capture_control
+from fl_audit.run.facts import write_scene
+from fl_audit.run.folder import CONTROL, RunFolder, slugs
+from fl_audit.run.grants import grant, write_grant
+from fl_audit.run.negative import write_pool
+from fl_audit.run.record import FederationRecord, write_record
+
+
+def capture_run(folder: RunFolder, config: RunConfig, progress: Progress, device: torch.device) -> None:
+    """Run every federation that is not finished yet.
+
+    Raises:
+        FederationError: every client failed in a round.
+        MissingDataError: the data set is not on this machine.
+    """
+    named = slugs(config.defense_specs())
+    todo = [spec for spec, slug in named.items() if not folder.federation(slug).is_file()]
+    if not todo and folder.federation(CONTROL).is_file():
+        return
+    units = check_names(config)
+    data = units.dataset.load()
+    splits = client_splits(
+        data,
+        units.partitioner,
+        config.federation.clients,
+        test_fraction=config.data.test_fraction,
+        seed=config.seed,
+    )
+    _write_scene(folder, config, units, data)
+    write_pool(folder, data, splits.held_out)
+    federation = _federation(config, units, data, splits, device)
+    progress.stage("federation", len(todo) * config.federation.rounds)
+    for spec in todo:
+        _capture(folder, config, units, federation, spec, named[spec], progress)
+    if not folder.federation(CONTROL).is_file():
+        _clear(folder, CONTROL)
+        first = next(iter(named.values()))
+        capture_control(folder, config, first, data, splits.held_out, units.model)
+
+
+def _federation(
+    config: RunConfig, units: Units, data: ImageData, splits: Splits, device: torch.device
+) -> FederationSpec:
+    part = config.federation
+    return FederationSpec(
+        data=data,
+        splits=splits,
+        model=units.model,
+        training=Training(**config.training.model_dump()),
+        engine=part.engine,
+        rounds=part.rounds,
+        clients=part.clients,
+        fraction=part.fraction,
+        strategy=part.strategy,
+        seed=config.seed,
+        ray_address=part.ray_address,
+        client_cpus=part.client_cpus,
+        client_gpus=part.client_gpus,
+        device="cpu" if part.engine == "ray" and not part.client_gpus else str(device),
+        timeout=part.timeout,
+    )
+
+
+def _capture(
+    folder: RunFolder,
+    config: RunConfig,
+    units: Units,
+    federation: FederationSpec,
+    spec: str,
+    slug: str,
+    progress: Progress,
+) -> None:
+    _clear(folder, slug)
+    rounds, clients = set(config.attacked_rounds()), config.attacked_clients()
+    progress.begin(f"federation under {spec}")
+    result = run_federation(
+        federation,
+        defense=units.defenses[spec],
+        defense_slug=slug,
+        out=folder.root,
+        progress=progress,
+        attack_filter=lambda number, client: number in rounds and client in clients,
+    )
+    for key in list_captures(folder.captures, slug):
+        truth: GroundTruth | None = None
+        with contextlib.suppress(CaptureError):  # a client that failed has none; its finding says so
+            truth = read_truth(folder.truth, key)
+        granted = grant(
+            config.threat,
+            truth,
+            model=config.model,
+            num_classes=len(federation.data.classes),
+            image_shape=federation.data.image_shape,
+        )
+        write_grant(folder.knowledge_file(key), granted)
+    for problem in result.failures:
+        progress.note(f"{spec}: client {problem.client} failed in round {problem.round}: {problem.reason}")
+    for problem in result.truth_unavailable:
+        progress.note(
+            f"{spec}: no truth of client {problem.client} in round {problem.round}: {problem.reason}"
+        )
+    write_record(folder.federation(slug), _record(result, config.federation.clients))
+
+
+def _record(result: FederationResult, clients: int) -> FederationRecord:
+    rounds = [
+        UtilityRound(
+            round=entry.round,
+            accuracy=entry.accuracy,
+            loss=entry.loss,
+            client_accuracy=_mean(list(entry.client_accuracy.values())),
+        )
+        for entry in result.rounds
+    ]
+    last = result.rounds[-1] if result.rounds else None
+    return FederationRecord(
+        utility=Utility(
+            accuracy=None if last is None else last.accuracy,
+            loss=None if last is None else last.loss,
+            rounds=rounds,
+        ),
+        clients=[
+            ClientFacts(
+                client=client,
+                rounds_participated=result.participation.get(client, 0),
+                accuracy=None if last is None else last.client_accuracy.get(client),
+                failures=[
+                    ClientFailure(round=failure.round, reason=failure.reason)
+                    for failure in result.failures
+                    if failure.client == client
+                ],
+            )
+            for client in range(clients)
+        ],
+    )
+
+
+def _write_scene(folder: RunFolder, config: RunConfig, units: Units, data: ImageData) -> None:
+    with seeded_globals(config.seed, "scene"):
+        model = units.model.build(data.image_shape, len(data.classes))
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    write_scene(folder, config, units, data, count)
+
+
+def _clear(folder: RunFolder, slug: str) -> None:
+    """Remove what an interrupted federation left, so that no half capture of it is ever attacked."""
+    for part in (folder.captures, folder.truth, folder.knowledge, folder.reconstructions):
+        shutil.rmtree(part / slug, ignore_errors=True)
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

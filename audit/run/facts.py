@@ -1,0 +1,188 @@
+"""The circumstances of a run, in the form that reports need: from the configuration and the capture stage."""
+
+import shlex
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.files import read_json, write_json
+from fl_audit.core.registry import Unit
+from fl_audit.core.units import ImageData
+from fl_audit.metrics import InterimRule, Metric
+from fl_audit.reports.schema import (
+    Attacked,
+    DatasetFacts,
+    FederationFacts,
+    GuessFacts,
+    MetricFacts,
+    ModelFacts,
+    Recognisability,
+    RunFacts,
+    Scenario,
+    ThreatModel,
+    UnitFacts,
+)
+from fl_audit.run.check import Units, check_names, granted_names
+from fl_audit.run.config import SCENARIO_WORDS, SCENARIOS, RunConfig
+from fl_audit.run.folder import RunFolder
+from fl_audit.run.manifest import package_versions
+from fl_audit.run.negative import NegativeControl
+
+GRANTED_WORDS = {
+    "model": "the architecture",
+    "loss": "the loss function",
+    "num_classes": "the number of classes",
+    "image_shape": "the shape of the images",
+    "training": "learning rate, local steps, batch size, optimiser and train mode",
+    "labels": "the true labels",
+}
+
+GUESS_WORDS = {
+    "mean-image": "the mean of held-out images",
+    "same-class": "another image of the same class",
+}
+
+METRIC_LABELS = {"psnr": "PSNR (dB)"}
+
+
+class Scene(BaseModel):
+    """What the capture stage saw of data and model, kept so that later stages need neither."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: DatasetFacts
+    model: ModelFacts
+
+
+def write_scene(folder: RunFolder, config: RunConfig, units: Units, data: ImageData, parameters: int) -> None:
+    """Write ``scene.json``."""
+    scene = Scene(
+        dataset=DatasetFacts(
+            name=config.data.dataset,
+            title=data.title,
+            shape=data.image_shape,
+            classes=list(data.classes),
+            images=len(data.images),
+            partition=config.data.partition,
+        ),
+        model=ModelFacts(name=config.model, params=units.model.params(), parameters=parameters),
+    )
+    write_json(folder.scene, scene.model_dump(mode="json"))
+
+
+def read_scene(path: Path) -> Scene:
+    """Read ``scene.json``.
+
+    Raises:
+        CaptureError: it is missing or damaged: the capture stage has not finished.
+    """
+    try:
+        return Scene.model_validate(read_json(path))
+    except ValidationError as error:
+        raise CaptureError(
+            f"{path}: not written by the capture stage ({error.error_count()} fields are wrong)"
+        ) from None
+
+
+def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule: InterimRule) -> RunFacts:
+    """Everything that a report says of a run besides its results."""
+    scene, units = read_scene(folder.scene), check_names(config)
+    granted = sorted(granted_names(config.threat))
+    manifest = read_json(folder.manifest)
+    return RunFacts(
+        run_id=manifest["run_id"],
+        seed=config.seed,
+        scenario=Scenario(name=config.scenario, words=scenario_words(config)),
+        threat_model=ThreatModel(
+            level=config.threat.level,
+            words=config.threat.words,
+            granted=granted,
+            granted_words=[GRANTED_WORDS[name] for name in granted],
+        ),
+        dataset=scene.dataset,
+        model=scene.model,
+        federation=FederationFacts(
+            engine=config.federation.engine,
+            strategy=config.federation.strategy,
+            clients=config.federation.clients,
+            rounds=config.federation.rounds,
+            fraction=config.federation.fraction,
+            training=config.training.model_dump(mode="json"),
+        ),
+        attacks=[_unit(spec, unit) for spec, unit in units.attacks.items()],
+        attacked=Attacked(
+            rounds=config.attacked_rounds(),
+            clients=list(config.attacked_clients()),
+            rule=attacked_rule(config),
+        ),
+        recognisability=Recognisability(
+            name=rule.name, description=rule.description, calibrated=False, metric="ssim"
+        ),
+        metrics=[_metric(metric) for metric in metrics],
+        how_to_repeat=shlex.join(["fl-audit", *manifest["command"][1:]]),
+        versions=package_versions() | {"fl-audit": manifest["fl_audit"]["version"]},
+    )
+
+
+def guess_facts(negative: NegativeControl, rule: InterimRule) -> list[GuessFacts]:
+    """The negative control as reports need it."""
+    return [
+        GuessFacts(
+            kind=kind,
+            words=GUESS_WORDS.get(kind, ""),
+            scores={name: [_finite(value) for value in values.tolist()] for name, values in scores.items()},
+            recognisable=[bool(value) for value in rule.judge(scores, negative.ssim)],
+        )
+        for kind, scores in negative.scores.items()
+    ]
+
+
+def scenario_words(config: RunConfig) -> str:
+    """The scenario in words, and which of its values the user changed."""
+    words = SCENARIO_WORDS[config.scenario]
+    changed = [
+        f"{section}.{key} is {value!r}"
+        for section, preset in SCENARIOS[config.scenario].items()
+        for key, usual in preset.items()
+        if (value := getattr(getattr(config, section), key)) != usual
+    ]
+    return f"{words} Changed here: {', '.join(changed)}." if changed else words
+
+
+def attacked_rule(config: RunConfig) -> str:
+    """How the attacked rounds and clients were chosen, in words."""
+    rounds, clients = config.federation.rounds, config.federation.clients
+    which = (
+        "all rounds"
+        if len(config.attacked_rounds()) == rounds
+        else f"{len(config.attacked_rounds())} of {rounds} rounds, evenly spaced, the first included"
+    )
+    who = (
+        "all clients"
+        if len(config.attacked_clients()) == clients
+        else f"the {len(config.attacked_clients())} of {clients} clients with the lowest ids"
+    )
+    return f"{which}; {who}"
+
+
+def _unit(spec: str, unit: Unit) -> UnitFacts:
+    return UnitFacts(
+        name=spec, params=unit.params(), description=unit.summary(), paper=getattr(unit, "paper", "")
+    )
+
+
+def _metric(metric: Metric) -> MetricFacts:
+    low, high = metric.range
+    return MetricFacts(
+        name=metric.name,
+        label=METRIC_LABELS.get(metric.name, metric.name.upper()),
+        better=metric.better,
+        range=(_finite(low), _finite(high)),
+        per_image=metric.per_image,
+        unavailable=metric.unavailable(),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None

@@ -1,0 +1,216 @@
+"""The grading stage: the only one that opens the sealed truth. It needs no Flower and no data set.
+
+Each original is matched to one reconstruction, each pair is scored by every metric, and what cannot be
+scored keeps its line with the reason.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fl_audit.core.captures import list_captures, read_truth, read_update
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.images import write_png
+from fl_audit.core.progress import Progress
+from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
+from fl_audit.metrics import InterimRule, Metric, Scores, match, metrics
+from fl_audit.reports.schema import Finding, Status, Summary, write_findings, write_summary
+from fl_audit.reports.summarise import summarise
+from fl_audit.run.attack_stage import read_reconstruction
+from fl_audit.run.config import RunConfig
+from fl_audit.run.facts import guess_facts, run_facts
+from fl_audit.run.folder import CONTROL, RunFolder, slugs
+from fl_audit.run.negative import NegativeControl, negative_control
+from fl_audit.run.record import defense_facts
+
+NO_PARTNER = "the attack returned fewer images than the client trained on"
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """One attack on one capture, scored but not judged yet."""
+
+    key: CaptureKey
+    attack: str
+    truth: GroundTruth | None
+    result: Reconstruction
+    partner: Tensor
+    scores: dict[str, Scores]
+    client_failed: bool
+    reason: str | None
+
+
+def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summary:
+    """Grade everything that was attacked; write the PNGs, ``findings.jsonl`` and ``summary.json``."""
+    units = [cls() for _, cls in metrics]
+    specs = slugs(config.attack.names)
+    todo = [
+        (key, spec)
+        for slug in (CONTROL, *slugs(config.defense_specs()).values())
+        for key in list_captures(folder.captures, slug)
+        for spec in config.attack.names
+    ]
+    negative = negative_control(folder, config, units)
+    rule = InterimRule()
+    progress.stage("grade", len(todo))
+    findings: list[Finding] = []
+    for key, spec in todo:
+        progress.begin(f"{key} {spec}")
+        graded = _grade(folder, key, spec, specs[spec], units)
+        findings.extend(_findings(folder, graded, specs[spec], units, rule, negative))
+        progress.advance()
+    names = {slug: spec for spec, slug in slugs(config.defense_specs()).items()} | {CONTROL: CONTROL}
+    findings = [finding.model_copy(update={"defense": names[finding.defense]}) for finding in findings]
+    write_findings(folder.findings, findings)
+    summary = summarise(
+        findings,
+        run_facts(folder, config, units, rule),
+        defense_facts(folder, config),
+        guess_facts(negative, rule),
+    )
+    write_summary(folder.summary, summary)
+    return summary
+
+
+def _grade(folder: RunFolder, key: CaptureKey, spec: str, attack_slug: str, units: list[Metric]) -> _Graded:
+    place = folder.attack(key, attack_slug)
+    truth, result, reason = None, Reconstruction("failed"), None
+    try:
+        result = read_reconstruction(place)
+    except CaptureError as error:
+        reason = f"not attacked: {error}" if (place / "result.json").exists() else "not attacked yet"
+    try:
+        truth = read_truth(folder.truth, key).unique()
+    except CaptureError as error:
+        reason = reason or result.reason or f"no ground truth to grade against: {error}"
+    reason = reason or result.reason
+    reason = reason.replace(f"{folder.root}/", "") if reason else None
+    partner, scores = torch.empty(0, dtype=torch.int64), dict[str, Scores]()
+    if truth is not None and result.images is not None and reason is None:
+        if result.images.shape[1:] != truth.images.shape[1:]:
+            reason = (
+                f"the reconstruction has shape {tuple(result.images.shape[1:])}, "
+                f"the originals {tuple(truth.images.shape[1:])}"
+            )
+        else:
+            partner = match(truth.images, result.images)
+            scores = _scores(truth.images, result.images, partner, units)
+    return _Graded(key, spec, truth, result, partner, scores, _client_failed(folder, key), reason)
+
+
+def _scores(originals: Tensor, images: Tensor, partner: Tensor, units: list[Metric]) -> dict[str, Scores]:
+    """Per-image scores by metric; NaN with a reason where an original has no partner."""
+    paired = torch.nonzero(partner >= 0).flatten()
+    scores = {}
+    for unit in units:
+        if unit.per_image:
+            values = torch.full((len(originals),), math.nan, dtype=torch.float64)
+            reasons: list[str | None] = [NO_PARTNER] * len(originals)
+            if len(paired):
+                graded = unit.grade(originals[paired], images[partner[paired]])
+                values[paired] = graded.values
+                for row, reason in zip(paired.tolist(), graded.reasons, strict=True):
+                    reasons[row] = reason
+            scores[unit.name] = Scores(values, tuple(reasons))
+    return scores
+
+
+def _client_failed(folder: RunFolder, key: CaptureKey) -> bool:
+    try:
+        return read_update(folder.captures, key).error is not None
+    except CaptureError:
+        return False
+
+
+def _findings(
+    folder: RunFolder,
+    graded: _Graded,
+    attack_slug: str,
+    units: list[Metric],
+    rule: InterimRule,
+    negative: NegativeControl,
+) -> Iterator[Finding]:
+    """One line per original; one line without an image where there is no truth to count by."""
+    count = 0 if graded.truth is None else len(graded.truth.images)
+    if not count:
+        yield _line(graded, None, units, "unscored" if graded.result.status == "done" else None, None)
+        return
+    verdicts = [False] * count
+    if graded.scores:
+        values = {name: scores.values for name, scores in graded.scores.items()}
+        verdicts = rule.judge(values, negative.ssim).tolist()
+    for image in range(count):
+        line = _line(graded, image, units, None, verdicts[image])
+        yield line.model_copy(update=_pictures(folder, graded, attack_slug, image, line.status))
+
+
+def _line(
+    graded: _Graded, image: int | None, units: list[Metric], status: Status | None, verdict: bool | None
+) -> Finding:
+    truth, result = graded.truth, graded.result
+    row = -1 if image is None or not len(graded.partner) else int(graded.partner[image])
+    per_image = [unit.name for unit in units if unit.per_image]
+    values: dict[str, float | None] = dict.fromkeys(per_image)
+    reason = graded.reason
+    unmeasured = dict.fromkeys(per_image, reason or NO_PARTNER)
+    if image is not None and graded.scores:
+        values = {name: _number(scores.values[image]) for name, scores in graded.scores.items()}
+        why = {name: scores.reasons[image] for name, scores in graded.scores.items()}
+        unmeasured = {name: why[name] or "not a number" for name in per_image if values[name] is None}
+        reason = reason or (NO_PARTNER if row < 0 else None)
+    if status is None:
+        if reason is not None:
+            status = "client-failed" if graded.client_failed else "attack-failed"
+        elif values["ssim"] is None:
+            status, reason = "unscored", unmeasured["ssim"]
+        else:
+            status = "graded"
+    inferred = None if result.labels is None or not 0 <= row < len(result.labels) else int(result.labels[row])
+    training = None if truth is None else truth.training
+    facts = result.facts()
+    return Finding(
+        defense=graded.key.defense,
+        round=graded.key.round,
+        client=graded.key.client,
+        image=image,
+        attack=graded.attack,
+        status=status,
+        reason=reason,
+        label=None if truth is None or image is None else int(truth.labels[image]),
+        label_inferred=inferred,
+        train_mode=None if training is None else training.train_mode,
+        batch_size=None if training is None else training.batch_size,
+        local_steps=None if training is None else training.local_steps,
+        metrics=values,
+        unmeasured=unmeasured,
+        recognisable=verdict if status == "graded" else None,
+        objective=facts["objective"],
+        iterations=facts["iterations"],
+        notes=facts["notes"],
+    )
+
+
+def _pictures(
+    folder: RunFolder, graded: _Graded, attack_slug: str, image: int, status: Status
+) -> dict[str, str]:
+    """Write original and reconstruction as PNG; their paths, relative to the run folder."""
+    place = folder.attack(graded.key, attack_slug)
+    pictures = {}
+    if graded.truth is not None:
+        pictures["original"] = (place / f"{image}_ori.png", graded.truth.images[image])
+    if status == "graded" and graded.result.images is not None:
+        pictures["reconstruction"] = (
+            place / f"{image}_rec.png",
+            graded.result.images[int(graded.partner[image])],
+        )
+    for path, pixels in pictures.values():
+        write_png(path, pixels)
+    return {name: path.relative_to(folder.root).as_posix() for name, (path, _) in pictures.items()}
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return round(number, 6) if math.isfinite(number) else None

@@ -1,0 +1,71 @@
+"""The negative control: what a guess scores, so that "PSNR 12 dB" can be read.
+
+Two guesses that need no update: the mean image of held-out data, and another image of the same class.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.files import read_tensors, write_tensors
+from fl_audit.core.seeding import derive_seed
+from fl_audit.core.units import ImageData
+from fl_audit.metrics import Metric, negative_guesses
+from fl_audit.run.config import RunConfig
+from fl_audit.run.folder import RunFolder, slugs
+
+POOL_LIMIT = 512
+"""Held-out images kept for guessing; enough for a mean and for another image of each class."""
+
+
+@dataclass(frozen=True)
+class NegativeControl:
+    """Scores of guesses: kind of guess to metric to float64 ``(N,)``; empty without ground truth."""
+
+    scores: dict[str, dict[str, Tensor]]
+
+    @property
+    def ssim(self) -> Tensor:
+        """SSIM of all guesses of all kinds, float64 ``(M,)``."""
+        values = [scores["ssim"] for scores in self.scores.values()]
+        return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
+
+
+def write_pool(folder: RunFolder, data: ImageData, held_out: Tensor) -> None:
+    """Keep held-out images beside the truth, so that grading needs no data set."""
+    rows = held_out[:POOL_LIMIT]
+    write_tensors(
+        folder.truth / "pool.safetensors", {"images": data.images[rows], "labels": data.labels[rows]}
+    )
+
+
+def negative_control(folder: RunFolder, config: RunConfig, units: list[Metric]) -> NegativeControl:
+    """Score guesses for every attacked original of the first defense that has any."""
+    originals, labels = _originals(folder, config)
+    if originals is None or labels is None:
+        return NegativeControl({})
+    pool = read_tensors(folder.truth / "pool.safetensors")
+    seed = derive_seed(config.seed, "negative")
+    guesses = negative_guesses(originals, labels, pool["images"], pool["labels"], seed)
+    return NegativeControl(
+        {
+            kind: {unit.name: unit.score(originals, images) for unit in units if unit.per_image}
+            for kind, images in guesses.items()
+        }
+    )
+
+
+def _originals(folder: RunFolder, config: RunConfig) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    for slug in slugs(config.defense_specs()).values():
+        found = []
+        for key in list_captures(folder.captures, slug):
+            try:
+                found.append(read_truth(folder.truth, key).unique())
+            except CaptureError:
+                continue  # that capture's findings say that its truth is missing
+        if found:
+            return torch.cat([truth.images for truth in found]), torch.cat([truth.labels for truth in found])
+    return None, None

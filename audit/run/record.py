@@ -1,0 +1,83 @@
+"""What the capture stage measured of one defense's federation; written last, the sign that it is complete."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.files import read_json, write_json
+from fl_audit.core.units import Defense
+from fl_audit.reports.schema import ClientFacts, DefenseFacts, Utility
+from fl_audit.run.config import RunConfig
+from fl_audit.run.folder import RunFolder, slugs
+from fl_audit.strategies.defenses import defenses
+
+DELTA = 1e-5
+"""Epsilon is stated at this delta; below one over the number of clients of any federation audited here."""
+
+
+class FederationRecord(BaseModel):
+    """``captures/DEFENSE/federation.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    utility: Utility
+    clients: list[ClientFacts]
+
+
+def write_record(path: Path, record: FederationRecord) -> None:
+    """Write one record."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def defense_facts(folder: RunFolder, config: RunConfig) -> list[DefenseFacts]:
+    """Every defense of the run with its guarantee, its cost and its clients.
+
+    Raises:
+        CaptureError: a federation has not finished, or its record is damaged.
+    """
+    return [
+        _facts(spec, slug, defenses.create(spec), _read(folder.federation(slug)))
+        for spec, slug in slugs(config.defense_specs()).items()
+    ]
+
+
+def _read(path: Path) -> FederationRecord:
+    try:
+        return FederationRecord.model_validate(read_json(path))
+    except ValidationError as error:
+        raise CaptureError(
+            f"{path}: not a federation's record ({error.error_count()} fields are wrong)"
+        ) from None
+
+
+def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> DefenseFacts:
+    clients = []
+    for client in record.clients:
+        spent = defense.privacy(rounds=client.rounds_participated or 0, delta=DELTA)
+        clients.append(client.model_copy(update={"epsilon": _finite(spent.epsilon) if spent else None}))
+    most = max((client.rounds_participated or 0 for client in record.clients), default=0)
+    spent = defense.privacy(rounds=most, delta=DELTA)
+    words = "no differential-privacy guarantee"
+    if spent is not None and _finite(spent.epsilon) is None:
+        words = f"too little noise for any guarantee over {most} rounds"
+    elif spent is not None:
+        words = f"protects {spent.unit}, over {most} rounds; {spent.accountant}"
+    return DefenseFacts(
+        name=spec,
+        slug=slug,
+        baseline=defense.name == "none",
+        description=type(defense).summary(),
+        params=defense.params(),
+        epsilon=_finite(spent.epsilon) if spent else None,
+        delta=spent.delta if spent else None,
+        privacy=words,
+        utility=record.utility,
+        clients=clients,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None
