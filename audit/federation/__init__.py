@@ -1,0 +1,34 @@
+"""Running Flower: engines, our apps, the client wrapper with witness and defense. Needs flwr."""
+
+from fl_audit.federation._env import guard
+
+guard()  # before anything imports flwr
+
+from fl_audit.federation.flower_strategies import (  # noqa: E402  # the guard comes first
+    create_strategy,
+    strategy_names,
+    strategy_summary,
+)
+from fl_audit.federation.runner import initial_model, run_federation  # noqa: E402
+from fl_audit.federation.spec import (  # noqa: E402
+    ClientProblem,
+    FederationResult,
+    FederationSpec,
+    RoundUtility,
+    Training,
+)
+from fl_audit.federation.wrapped import WrappedClientApp  # noqa: E402
+
+__all__ = [
+    "ClientProblem",
+    "FederationResult",
+    "FederationSpec",
+    "RoundUtility",
+    "Training",
+    "WrappedClientApp",
+    "create_strategy",
+    "initial_model",
+    "run_federation",
+    "strategy_names",
+    "strategy_summary",
+]

@@ -1,0 +1,100 @@
+"""Running one federation under one defense, from a spec to captures and truth on disk."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from flwr.clientapp import ClientApp
+from torch import nn
+
+from fl_audit.core.progress import Progress
+from fl_audit.core.seeding import seeded_globals
+from fl_audit.core.units import Defense
+from fl_audit.federation._env import flower_home
+from fl_audit.federation._ledger import Ledger
+from fl_audit.federation._shared import Shared
+from fl_audit.federation.client_app import make_client_app
+from fl_audit.federation.flower_strategies import create_strategy
+from fl_audit.federation.local_engine import run_local
+from fl_audit.federation.ray_engine import run_ray
+from fl_audit.federation.server_app import make_server_app, quiet_flower
+from fl_audit.federation.spec import FederationResult, FederationSpec
+from fl_audit.federation.wrapped import WrappedClientApp
+from fl_audit.strategies.recorder import Recorder
+
+
+def run_federation(
+    spec: FederationSpec,
+    *,
+    defense: Defense,
+    defense_slug: str,
+    out: Path,
+    progress: Progress | None = None,
+    attack_filter: Callable[[int, int], bool] | None = None,
+    client_app: ClientApp | None = None,
+) -> FederationResult:
+    """Train a federation; its captures go to ``out/captures/SLUG``, the sealed truth to ``out/truth/SLUG``.
+
+    Args:
+        spec: the federation.
+        defense: what every client does to its update before it leaves.
+        defense_slug: folder name for this defense.
+        out: run folder.
+        progress: display.
+        attack_filter: says for (round, client) whether capture and truth are kept; None keeps all.
+        client_app: a client app to run in place of ours; it gets the model's state dict as Flower's
+            ``arrays`` and answers as Flower's strategies expect.
+
+    Returns:
+        Utility, failures, participation and the final model.
+
+    Raises:
+        ConfigError: the strategy is unknown or does not take its parameters.
+        FederationError: every client failed in a round, or the engine failed.
+    """
+    progress = progress or Progress()
+    strategy = create_strategy(
+        spec.strategy,
+        clients=spec.clients,
+        fraction=spec.fraction,
+        evaluate=client_app is not None or any(len(rows) for rows in spec.splits.test),
+        learning_rate=spec.training.learning_rate,
+    )
+    model = initial_model(spec)
+    ledger = Ledger(spec, out / "truth", progress)
+    recorder = Recorder(out, defense=defense_slug, keep=attack_filter)
+    stop = threading.Event()
+    inner = client_app or make_client_app(Shared(spec))
+    client = WrappedClientApp(inner, defense, seed=spec.seed, keep=attack_filter)
+    server = make_server_app(
+        spec, strategy, model, recorder=recorder, ledger=ledger, progress=progress, stop=stop
+    )
+    progress.stage(f"federation {defense_slug}", spec.rounds)
+    with quiet_flower(), flower_home(out / "flower"):
+        if spec.engine == "local":
+            run_local(server, client, clients=spec.clients, seed=spec.seed)
+        else:
+            run_ray(
+                server,
+                client,
+                clients=spec.clients,
+                cpus=spec.client_cpus,
+                gpus=spec.client_gpus,
+                address=spec.ray_address,
+                stop=stop,
+            )
+    return FederationResult(
+        rounds=tuple(ledger.utility),
+        failures=tuple(ledger.failures),
+        participation={client: ledger.participation[client] for client in range(spec.clients)},
+        truth_unavailable=tuple(ledger.truth_unavailable),
+        weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+    )
+
+
+def initial_model(spec: FederationSpec) -> nn.Module:
+    """The model that round 1 starts from: the same for every defense of a run."""
+    with seeded_globals(spec.seed, "model"):
+        model = spec.model.build(spec.data.image_shape, len(spec.data.classes))
+    return model.to(torch.device(spec.device))

@@ -1,0 +1,209 @@
+"""Watching an unmodified PyTorch client train: which images and labels, in which optimiser step.
+
+PyTorch's public global hooks see every call of a module and every optimiser step of the process; a
+`TorchFunctionMode` sees the losses, as function or as module, and their targets. What counts as trained on is
+what entered a root module whose output was then differentiated before an optimiser step: evaluation passes
+inside the training function do not. Nothing is changed: results are the same to the bit.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as module_hooks
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from fl_audit.core.types import GroundTruth, TrainingDetails
+
+_LOSSES: frozenset[Callable[..., Any]] = frozenset(
+    {
+        functional.cross_entropy,
+        functional.nll_loss,
+        functional.multi_margin_loss,
+        functional.binary_cross_entropy,
+        functional.binary_cross_entropy_with_logits,
+        functional.mse_loss,
+        functional.kl_div,
+    }
+)
+
+
+@dataclass
+class _Call:
+    """One call of a root module with gradient."""
+
+    images: Tensor
+    train_mode: bool
+    labels: Tensor | None = None
+    differentiated: bool = False
+
+
+@dataclass
+class _Step:
+    """One optimiser step and the calls that fed it."""
+
+    calls: list[_Call]
+    optimizer: str
+    group: dict[str, Any]
+
+
+@dataclass
+class Witness:
+    """What was seen. Use as ``with Witness() as seen: train()``, then ask `truth`."""
+
+    steps: list[_Step] = field(default_factory=list)
+    _open: list[_Call] = field(default_factory=list)
+    _depth: int = 0
+    _entered: tuple[Tensor, ...] = ()
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __enter__(self) -> "Witness":
+        hooks = (
+            module_hooks.register_module_forward_pre_hook(self._before),
+            module_hooks.register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
+            register_optimizer_step_pre_hook(self._on_step),
+        )
+        for hook in hooks:
+            self._stack.callback(hook.remove)
+        self._stack.enter_context(_Losses(self._on_loss))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def truth(self) -> GroundTruth | str:
+        """The images, labels and details of this training, or why they are not to be had."""
+        if not self.steps:
+            return "no optimiser step on a model's output was seen: the client trains in a way that is not watched"
+        pairs = [(call, number) for number, step in enumerate(self.steps) for call in step.calls]
+        for call, _ in pairs:
+            problem = _problem(call)
+            if problem is not None:
+                return problem
+        if len({call.images.shape[1:] for call, _ in pairs}) > 1:
+            return "the inputs of one round differ in shape"
+        first = self.steps[0]
+        return GroundTruth(
+            images=torch.cat([call.images for call, _ in pairs]),
+            labels=torch.cat([call.labels for call, _ in pairs if call.labels is not None]),
+            steps=torch.cat([torch.full((len(c.images),), n, dtype=torch.int64) for c, n in pairs]),
+            indices=torch.full((sum(len(call.images) for call, _ in pairs),), -1, dtype=torch.int64),
+            training=TrainingDetails(
+                optimizer=first.optimizer,
+                learning_rate=_number(first.group, "lr"),
+                momentum=_number(first.group, "momentum"),
+                weight_decay=_number(first.group, "weight_decay"),
+                local_steps=len(self.steps),
+                batch_size=sum(len(call.images) for call in first.calls),
+                train_mode=first.calls[0].train_mode,
+            ),
+        )
+
+    def _before(self, module: nn.Module, inputs: Any) -> None:
+        if self._depth == 0 and torch.is_grad_enabled():
+            # Copied before the model runs: it may change its input in place.
+            self._entered = _images(inputs)
+        self._depth += 1
+
+    def _after(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        entered, self._entered = self._entered, ()
+        result = _differentiable(output)
+        if result is None or not any(parameter.requires_grad for parameter in module.parameters()):
+            return  # an evaluation, a loss module, or a module that failed
+        entered = entered or _images(kwargs.values())
+        if entered:
+            call = _Call(entered[0], module.training)
+            self._open.append(call)
+            result.register_hook(lambda _: setattr(call, "differentiated", True))
+
+    def _on_loss(self, target: Any) -> None:
+        if isinstance(target, Tensor) and torch.is_grad_enabled():
+            for call in reversed(self._open):
+                if call.labels is None and target.ndim >= 1 and len(target) == len(call.images):
+                    call.labels = _labels(target)
+                    return
+
+    def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        calls = [call for call in self._open if call.differentiated]
+        if calls:
+            group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+            self.steps.append(_Step(calls, type(optimizer).__name__.lower(), group))
+            self._open.clear()
+
+
+class _Losses(TorchFunctionMode):
+    """Reports the target of every loss."""
+
+    def __init__(self, report: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _LOSSES:
+            self._report(kwargs.get("target", args[1] if len(args) > 1 else None))
+        return func(*args, **kwargs)
+
+
+def _images(values: Any) -> tuple[Tensor, ...]:
+    """Copies of those floating-point tensors among ``values`` that come from outside the graph."""
+    return tuple(
+        value.detach().to("cpu", torch.float32, copy=True)
+        for value in values
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.grad_fn is None
+        and value.ndim > 1
+    )
+
+
+def _differentiable(output: Any) -> Tensor | None:
+    """The first tensor with a gradient in what a module returned."""
+    if isinstance(output, Tensor):
+        return output if output.requires_grad else None
+    values: Iterator[Any] = iter(())
+    if isinstance(output, dict):
+        values = iter(output.values())
+    elif isinstance(output, list | tuple):
+        values = iter(output)
+    return next((found for value in values if (found := _differentiable(value)) is not None), None)
+
+
+def _labels(target: Tensor) -> Tensor | None:
+    """Class numbers of a target: integers ``(N,)``, or the largest entry of ``(N, classes)``."""
+    values = target.detach().cpu()
+    if values.ndim == 1 and not values.is_floating_point():
+        return values.to(torch.int64, copy=True)
+    if values.ndim == 2 and values.shape[1] > 1:
+        return values.argmax(1)
+    return None
+
+
+def _problem(call: _Call) -> str | None:
+    images = call.images
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        return f"the model's input has shape {tuple(images.shape)}, expected images (N, 1 or 3, H, W)"
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        return (
+            f"the model's input runs from {low:.3g} to {high:.3g}, expected [0, 1]: "
+            "make normalisation the first layer of the model"
+        )
+    if call.labels is None:
+        return "no loss with a target for every image was seen"
+    return None
+
+
+def _number(group: dict[str, Any], name: str) -> float:
+    value = group.get(name, 0.0)
+    return float(value) if isinstance(value, int | float | Tensor) else 0.0

@@ -1,0 +1,115 @@
+"""The outer client app: defends what leaves, watches what was trained on, answers the auditor's queries."""
+
+from collections.abc import Callable
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_audit.core.seeding import numpy_generator
+from fl_audit.core.units import Defense
+from fl_audit.federation._flwr_private import CLIENT_FAILED
+from fl_audit.federation.truth import ARRAYS, FACTS, HELLO, TAKE_TRUTH, pack
+from fl_audit.federation.witness import Witness
+from fl_audit.strategies._content import copy_content, record_of, short
+
+Keep = Callable[[int, int], bool]
+
+
+class WrappedClientApp(ClientApp):
+    """Runs an unmodified client app and adds a defense, a witness and two private queries.
+
+    Mods of Flower are baked in when an app's functions are decorated, and app-wide ones also run on
+    evaluation; a wrapper around the whole app touches train messages only.
+
+    Args:
+        inner: the client app.
+        defense: what happens to the arrays of a train reply before it leaves.
+        seed: run seed; the defense draws from (seed, defense, round, client).
+        keep: says for (round, client) whether truth is wanted; None means always.
+    """
+
+    def __init__(self, inner: ClientApp, defense: Defense, *, seed: int, keep: Keep | None = None) -> None:
+        super().__init__()
+        self._inner = inner
+        self._defense = defense
+        self._seed = seed
+        self._keep = keep
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Handle one message."""
+        kind = message.metadata.message_type
+        if kind == HELLO:
+            return Message(_facts(_client(context)), reply_to=message)
+        if kind == TAKE_TRUTH:
+            return Message(_take(context), reply_to=message)
+        try:
+            if kind.partition(".")[0] == MessageType.TRAIN:
+                return self._train(message, context)
+            return self._inner(message, context)
+        except Exception as error:  # as Flower's engines do, but with a reason that people can read
+            reason = short(f"{type(error).__name__}: {error}")
+            return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=message)
+
+    def _train(self, message: Message, context: Context) -> Message:
+        sent = copy_content(message.content)
+        number, client = _round(message), _client(context)
+        _take(context)  # what nobody asked for in an earlier round
+        if self._keep is None or self._keep(number, client):
+            with Witness() as seen:
+                reply = self._inner(message, context)
+            for key, record in pack(seen.truth(), number).items():
+                context.state[key] = record
+        else:
+            reply = self._inner(message, context)
+        if reply.has_content():
+            self._defend(sent, reply, number, client)
+        return reply
+
+    def _defend(self, sent: RecordDict, reply: Message, number: int, client: int) -> None:
+        """Replace the arrays of ``reply`` by what the defense lets out. Raises instead of letting more out."""
+        models = list(sent.array_records.values())
+        if self._defense.name == "none":
+            return
+        if len(models) != 1 or len(reply.content.array_records) != 1:
+            raise ValueError(
+                f"defense {self._defense.name!r} expects one array record each way, got {len(models)} sent and "
+                f"{len(reply.content.array_records)} to send back"
+            )
+        key, trained = next(iter(reply.content.array_records.items()))
+        rng = numpy_generator(self._seed, "defense", self._defense.name, number, client)
+        defended = self._defense.apply(_numpy(models[0]), _numpy(trained), rng=rng)
+        reply.content[key] = record_of(defended)
+
+
+def _numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def _client(context: Context) -> int:
+    """The client's number: its partition, or its node id where a deployment gives no partition."""
+    value = context.node_config.get("partition-id", context.node_id)
+    return int(value)
+
+
+def _round(message: Message) -> int:
+    for record in message.content.config_records.values():
+        value = record.get("server-round")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    group = message.metadata.group_id
+    return int(group) if group.isdecimal() else 0
+
+
+def _facts(client: int) -> RecordDict:
+    return RecordDict({FACTS: ConfigRecord({"partition-id": client})})
+
+
+def _take(context: Context) -> RecordDict:
+    """Move the auditor's records out of the context."""
+    taken = RecordDict()
+    for key in (ARRAYS, FACTS):
+        if key in context.state:
+            taken[key] = context.state[key]
+            del context.state[key]
+    return taken

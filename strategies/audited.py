@@ -1,0 +1,60 @@
+"""The plug-in: one call around a Flower strategy or grid, and its federation is recorded."""
+
+import functools
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flwr.serverapp import Grid
+
+from fl_audit.core.errors import ConfigError
+from fl_audit.strategies.interception import AuditGrid
+from fl_audit.strategies.recorder import Keep, Recorder
+
+T = TypeVar("T")
+
+
+def audited(
+    target: T,
+    *,
+    out: Path | str = "fl-audit-captures",
+    defense: str = "none",
+    keep: Keep | None = None,
+    quarantine: bool = False,
+) -> T:
+    """Record every train message of a federation, for ``fl-audit attack OUT`` and ``fl-audit grade OUT``.
+
+    Args:
+        target: a Flower strategy (the outermost one, where strategies wrap each other), or a grid.
+        out: folder of the captures.
+        defense: folder name below ``out/captures``.
+        keep: says for (round, client) which captures are written.
+        quarantine: see `AuditGrid`.
+
+    Returns:
+        A strategy comes back as the same object, whose ``start`` now runs on a recording grid; the result of
+        the federation is the same to the bit. For a grid, the recording grid comes back.
+
+    Raises:
+        ConfigError: ``target`` is neither, or already audited.
+    """
+    recorder = Recorder(out, defense=defense, keep=keep)
+    if isinstance(target, Grid):
+        if isinstance(target, AuditGrid):
+            raise ConfigError("this grid is audited already")
+        return AuditGrid(target, recorder, quarantine=quarantine)  # type: ignore[return-value]  # is a Grid
+    start = getattr(target, "start", None)
+    if not callable(start):
+        raise ConfigError(
+            f"audited() takes a Flower strategy with a start method, or a grid, got {type(target).__name__}. "
+            "For an app of Flower's older API, audit the grid: app.main gets it as its first argument"
+        )
+    if hasattr(start, "__fl_audit__"):
+        raise ConfigError("this strategy is audited already")
+
+    @functools.wraps(start)
+    def recording_start(grid: Grid, *args: Any, **kwargs: Any) -> Any:
+        return start(AuditGrid(grid, recorder, quarantine=quarantine), *args, **kwargs)
+
+    recording_start.__dict__["__fl_audit__"] = True
+    target.start = recording_start  # type: ignore[attr-defined]  # any strategy, whatever its class
+    return target
