@@ -1,4 +1,4 @@
-"""Interception (`audited`, `AuditGrid`) and defenses. Interception needs Flower, so it loads when asked for."""
+"""Interception (`audited`, `AuditGrid`) and defenses. Interception needs Flower, so it loads lazily."""
 
 from typing import TYPE_CHECKING, Any
 

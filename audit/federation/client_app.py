@@ -19,7 +19,9 @@ def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
     def train_round(message: Message, context: Context) -> Message:
         spec, client = shared.value, int(context.node_config["partition-id"])
         config = config_of(message)
-        number = int(config.get("server-round", 0))
+        number, mu = config.get("server-round", 0), config.get("proximal-mu", 0.0)
+        if not isinstance(number, int) or not isinstance(mu, int | float):
+            raise TypeError(f"expected numbers for server-round and proximal-mu, got {number!r} and {mu!r}")
         rows = spec.train_indices(client)
         with seeded_globals(spec.seed, "client", number, client):  # dropout draws from the global generator
             model = _model(spec, message)
@@ -29,11 +31,11 @@ def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
                 spec.data.labels[rows].to(spec.device),
                 spec.training,
                 torch_generator(spec.seed, "batches", number, client),
-                proximal_mu=float(config.get("proximal-mu", 0.0)),
+                proximal_mu=float(mu),
             )
-        metrics = {"num-examples": used, "train_loss": loss}
+        metrics = MetricRecord({"num-examples": used, "train_loss": loss})
         return Message(
-            RecordDict({"arrays": ArrayRecord(model.cpu().state_dict()), "metrics": MetricRecord(metrics)}),
+            RecordDict({"arrays": ArrayRecord(model.cpu().state_dict()), "metrics": metrics}),
             reply_to=message,
         )
 
@@ -48,8 +50,8 @@ def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
         accuracy, loss = evaluate(
             model, spec.data.images[rows].to(spec.device), spec.data.labels[rows].to(spec.device)
         )
-        metrics = {"num-examples": len(rows), "accuracy": accuracy, "loss": loss}
-        return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+        metrics = MetricRecord({"num-examples": len(rows), "accuracy": accuracy, "loss": loss})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return app
 

@@ -117,7 +117,8 @@ def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
     for base in inspect.getmro(cls):
         if "__init__" not in vars(base) or base is object:
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        constructor = vars(base)["__init__"]
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 found.setdefault(parameter.name, parameter)
@@ -155,7 +156,5 @@ def _coerce(spec: str, key: str, text: str, settings: dict[str, inspect.Paramete
             return kind(text)
         except ValueError:
             pass
-    raise ConfigError(
-        f"strategy {spec!r}: {key}: expected {'true or false' if kind is bool else getattr(kind, '__name__', kind)}, "
-        f"got {text!r}"
-    )
+    expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind or str, "text")
+    raise ConfigError(f"strategy {spec!r}: {key}: expected {expected}, got {text!r}")

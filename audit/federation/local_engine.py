@@ -1,4 +1,4 @@
-"""Engine ``local``: Flower's apps, strategies and messages in this process, in order, repeatable to the bit."""
+"""Engine ``local``: Flower's apps, strategies and messages in one process, repeatable to the bit."""
 
 import time
 from collections.abc import Iterable, Sequence

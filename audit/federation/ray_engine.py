@@ -96,12 +96,12 @@ class StoppableGrid(GridProxy):
         waiting, replies = set(order), list[Message]()
         ticks = None if timeout is None else max(1, round(timeout / _POLL))
         while waiting and (ticks is None or ticks > 0):
-            if self._stop.wait(_POLL):
-                raise FederationError("the run was stopped")
-            ticks = None if ticks is None else ticks - 1
             new = list(self.pull_messages(waiting))
             waiting -= {reply.metadata.reply_to_message_id for reply in new}
             replies += new
+            if waiting and self._stop.wait(_POLL):
+                raise FederationError("the run was stopped")
+            ticks = None if ticks is None else ticks - 1
         rank = {name: number for number, name in enumerate(order)}
         return sorted(replies, key=lambda reply: rank[reply.metadata.reply_to_message_id])
 
@@ -117,7 +117,7 @@ def _mended(error: BaseException) -> BaseException:
     if isinstance(error, RuntimeError) and "Ending simulation" in str(error) and cause is not None:
         root = cause.__cause__ or cause
         return FederationError(
-            f"Flower's simulation engine failed: {type(root).__name__}: {root}. Check client_cpus, client_gpus "
-            "and ray_address, or use engine local"
+            f"Flower's simulation engine failed: {type(root).__name__}: {root}. Check client_cpus, "
+            "client_gpus and ray_address, or use engine local"
         )
     return error

@@ -64,7 +64,7 @@ def run_federation(
     model = initial_model(spec)
     ledger = Ledger(spec, out / "truth", progress)
     recorder = Recorder(out, defense=defense_slug, keep=attack_filter)
-    stop = threading.Event()
+    stop = threading.Event() if spec.engine == "ray" else None
     inner = client_app or make_client_app(Shared(spec))
     client = WrappedClientApp(inner, defense, seed=spec.seed, keep=attack_filter)
     server = make_server_app(
@@ -72,7 +72,7 @@ def run_federation(
     )
     progress.stage(f"federation {defense_slug}", spec.rounds)
     with quiet_flower(), flower_home(out / "flower"):
-        if spec.engine == "local":
+        if stop is None:
             run_local(server, client, clients=spec.clients, seed=spec.seed)
         else:
             run_ray(

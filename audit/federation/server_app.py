@@ -31,19 +31,24 @@ def make_server_app(
     recorder: Recorder,
     ledger: Ledger,
     progress: Progress,
-    stop: threading.Event,
+    stop: threading.Event | None = None,
 ) -> ServerApp:
-    """The app that both engines run; ``model`` holds the initial weights, and the final ones afterwards."""
+    """The app that both engines run; ``model`` holds the initial weights, and the final ones afterwards.
+
+    With ``stop`` the app can be stopped from another thread, and its grid is put in order: see
+    `StoppableGrid`. The engine ``local`` needs neither.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        stoppable = StoppableGrid(grid, stop)
-        clients = hello(stoppable, _all_nodes(stoppable, spec, stop), spec.timeout)
+        raw = grid if stop is None else StoppableGrid(grid, stop)
+        clients = hello(raw, _all_nodes(raw, spec, stop or threading.Event()), spec.timeout)
         ledger.clients = clients
         recorder.know_clients(clients)
-        stoppable.arrange(clients)
-        audit = AuditGrid(stoppable, recorder, quarantine=True, observer=ledger)
+        if isinstance(raw, StoppableGrid):
+            raw.arrange(clients)
+        audit = AuditGrid(raw, recorder, quarantine=True, observer=ledger)
         # Flower samples nodes and draws noise from the global generators: seeded here and nowhere else.
         with seeded_globals(spec.seed, "flower"):
             strategy.start(

@@ -20,7 +20,7 @@ def batches(count: int, training: Training, generator: torch.Generator) -> Itera
     left = training.local_steps if training.local_epochs is None else training.local_epochs * per_epoch
     remaining = left or 0
     while remaining > 0:
-        epoch = torch.randperm(count, generator=generator).split(size)[:remaining]
+        epoch = torch.split(torch.randperm(count, generator=generator), size)[:remaining]
         yield from epoch
         remaining -= len(epoch)
 

@@ -38,7 +38,7 @@ def unpack(content: RecordDict, server_round: int) -> GroundTruth | str:
     if facts is None:
         return "the client recorded none"
     if facts.get("round") != server_round:
-        return f"the client recorded that of round {facts.get('round')} instead"
+        return f"the client recorded that of round {facts.get('round')!r} instead"
     if "reason" in facts:
         return str(facts["reason"])
     tensors: dict[str, Tensor] = dict(content.array_records[ARRAYS].to_torch_state_dict())

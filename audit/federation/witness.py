@@ -79,7 +79,7 @@ class Witness:
     def truth(self) -> GroundTruth | str:
         """The images, labels and details of this training, or why they are not to be had."""
         if not self.steps:
-            return "no optimiser step on a model's output was seen: the client trains in a way that is not watched"
+            return "no optimiser step on a model's output was seen: this way of training cannot be watched"
         pairs = [(call, number) for number, step in enumerate(self.steps) for call in step.calls]
         for call, _ in pairs:
             problem = _problem(call)
@@ -122,7 +122,7 @@ class Witness:
         if entered:
             call = _Call(entered[0], module.training)
             self._open.append(call)
-            result.register_hook(lambda _: setattr(call, "differentiated", True))
+            result.register_hook(lambda _: setattr(call, "differentiated", True))  # type: ignore[no-untyped-call]  # torch
 
     def _on_loss(self, target: Any) -> None:
         if isinstance(target, Tensor) and torch.is_grad_enabled():

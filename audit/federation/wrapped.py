@@ -67,14 +67,14 @@ class WrappedClientApp(ClientApp):
         return reply
 
     def _defend(self, sent: RecordDict, reply: Message, number: int, client: int) -> None:
-        """Replace the arrays of ``reply`` by what the defense lets out. Raises instead of letting more out."""
+        """Replace the arrays of ``reply`` by what the defense lets out; raises rather than let more out."""
         models = list(sent.array_records.values())
         if self._defense.name == "none":
             return
         if len(models) != 1 or len(reply.content.array_records) != 1:
             raise ValueError(
-                f"defense {self._defense.name!r} expects one array record each way, got {len(models)} sent and "
-                f"{len(reply.content.array_records)} to send back"
+                f"defense {self._defense.name!r} expects one array record each way, got {len(models)} sent "
+                f"and {len(reply.content.array_records)} to send back"
             )
         key, trained = next(iter(reply.content.array_records.items()))
         rng = numpy_generator(self._seed, "defense", self._defense.name, number, client)

@@ -1,4 +1,4 @@
-"""Local differential privacy: the client clips and noises its own update, since the server is the adversary."""
+"""Local differential privacy: the client clips and noises its update, since the server is the adversary."""
 
 import math
 from functools import lru_cache
@@ -43,7 +43,7 @@ class LocalDP(Defense):
         default=2.0, gt=0, description="standard deviation of the noise over the clipping norm"
     )
     clipping_norm: float = Field(
-        default=0.5, gt=0, description="largest L2 norm of the update, all arrays together"
+        default=0.1, gt=0, description="largest L2 norm of the update, all arrays together"
     )
 
     def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ class LocalDP(Defense):
             epsilon=gaussian_epsilon(self.noise_multiplier / 2, rounds, delta),
             delta=delta,
             unit="one client's whole data in all its rounds, by its arrays (replacement, local model)",
-            accountant="dp-accounting PLD, Gaussian mechanism, sensitivity 2 x clipping norm, no amplification",
+            accountant="dp-accounting PLD, Gaussian, sensitivity 2 x clipping norm, no amplification",
         )
 
 
