@@ -67,7 +67,10 @@ def fit(image: Image.Image, image_size: int | None) -> Image.Image:
         return image
     if image.mode in ("1", "P", "PA"):
         image = image.convert("L" if image.mode == "1" else "RGB")  # cannot be interpolated
-    return ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((image_size, image_size), Image.Resampling.BICUBIC)
 
 
 def pixels(image: Image.Image, where: str) -> Tensor:

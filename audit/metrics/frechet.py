@@ -1,6 +1,7 @@
 """Fréchet inception distance: how far two sets of images are apart, not which image leaked."""
 
 import functools
+import math
 
 import torch
 from pydantic import Field
@@ -33,8 +34,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
         float64, 0-d, not negative.
     """
     x, y = x.double(), y.double()
-    a = (x - x.mean(0)) / (len(x) - 1) ** 0.5
-    b = (y - y.mean(0)) / (len(y) - 1) ** 0.5
+    a = (x - x.mean(0)) / math.sqrt(len(x) - 1)
+    b = (y - y.mean(0)) / math.sqrt(len(y) - 1)
     cross: Tensor = torch.linalg.svdvals(a @ b.T).sum()
     spread = (a.square().sum() + b.square().sum() - 2 * cross).clamp(min=0)
     return (x.mean(0) - y.mean(0)).square().sum() + spread

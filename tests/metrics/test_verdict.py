@@ -1,0 +1,133 @@
+"""The interim rule, the leak rate and the negative control."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from fl_audit.metrics import InterimRule, leak_rate, negative_guesses
+
+
+def test_the_rule_needs_similarity_and_more_than_a_guess() -> None:
+    scores = {"ssim": torch.tensor([0.2, 0.49, 0.5, 0.7, 0.95, math.nan])}
+    low = torch.full((20,), 0.1)
+    assert InterimRule().judge(scores, low).tolist() == [False, False, True, True, True, False]
+    alike = torch.linspace(0.6, 0.8, 101)  # a data set whose images resemble one another: quantile 0.79
+    assert InterimRule().judge(scores, alike).tolist() == [False, False, False, False, True, False]
+    mixed = torch.tensor([math.nan, 0.1, math.nan])
+    assert InterimRule().judge(scores, mixed).tolist() == [False, False, True, True, True, False]
+
+
+def test_what_merely_equals_a_guess_is_not_recognised() -> None:
+    scores = {"ssim": torch.tensor([0.75, 0.7500001])}
+    assert InterimRule().judge({"ssim": scores["ssim"].double()}, torch.full((9,), 0.75)).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_the_rule_does_not_judge_without_a_control() -> None:
+    with pytest.raises(ValueError, match="negative control"):
+        InterimRule().judge({"ssim": torch.ones(1)}, torch.full((3,), math.nan))
+    with pytest.raises(ValueError, match="needs ssim"):
+        InterimRule().judge({"mse": torch.ones(1)}, torch.zeros(3))
+    assert "not calibrated on people" in InterimRule.description
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    z = norm.ppf(0.975)
+    centre = (hits + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(hits * (n - hits) / n + z**2 / 4)
+    return centre - half, centre + half
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 7), (10, 10)])
+def test_one_client_gets_wilsons_interval(hits: int, n: int) -> None:
+    rate = leak_rate([True] * hits + [False] * (n - hits), [4] * n, seed=0)
+    assert (rate.low, rate.high) == pytest.approx(wilson(hits, n), abs=1e-9)
+    assert rate.rate == hits / n
+    assert rate.n == n
+    assert "Wilson" in rate.method
+
+
+def test_clients_that_differ_widen_the_interval() -> None:
+    same = leak_rate([True, False] * 20, sorted([0, 1, 2, 3] * 10), seed=0)
+    apart = leak_rate([True] * 20 + [False] * 20, sorted([0, 1, 2, 3] * 10), seed=0)
+    assert same.rate == apart.rate == 0.5
+    assert apart.high - apart.low > 1.5 * (same.high - same.low)
+    assert "4 clients" in apart.method
+
+
+def test_equal_outcomes_do_not_make_certainty() -> None:
+    none = leak_rate([False] * 12, [0, 1, 2, 3] * 3, seed=0)
+    assert none.low == pytest.approx(0)
+    assert none.high == pytest.approx(wilson(0, 12)[1])
+
+
+def test_the_bootstrap_is_that_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    groups = [[True] * 9 + [False], [True] * 2 + [False] * 4, [False] * 8, [True] * 3 + [False] * 9]
+    rates = []
+    for _ in range(4000):
+        drawn = [
+            verdict
+            for pick in rng.integers(len(groups), size=len(groups))
+            for verdict in rng.choice(np.array(groups[pick]), size=len(groups[pick]))
+        ]
+        rates.append(np.mean(drawn))
+    expected = np.quantile(rates, [0.025, 0.975])
+    verdicts = [verdict for group in groups for verdict in group]
+    clients = [client for client, group in enumerate(groups) for _ in group]
+    rate = leak_rate(verdicts, clients, seed=0)
+    assert (rate.low, rate.high) == pytest.approx(expected, abs=0.03)
+    assert rate == leak_rate(verdicts, clients, seed=0)
+
+
+def test_unscored_images_are_counted_and_left_out() -> None:
+    rate = leak_rate([True, None, False, None], [0, 0, 1, 2], seed=0)
+    assert (rate.rate, rate.n, rate.unscored) == (0.5, 2, 2)
+    nothing = leak_rate([None, None], [0, 1], seed=0)
+    assert math.isnan(nothing.rate)
+    assert math.isnan(nothing.low)
+    assert (nothing.n, nothing.unscored) == (0, 2)
+    assert leak_rate([], [], seed=0).n == 0
+    with pytest.raises(ValueError, match="one client for each"):
+        leak_rate([True], [], seed=0)
+
+
+def pool() -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return images, torch.arange(30) % 3
+
+
+def test_guesses() -> None:
+    images, labels = pool()
+    originals = torch.cat([images[:2], torch.rand(2, 3, 8, 8)])
+    guesses = negative_guesses(originals, torch.tensor([0, 1, 2, 7]), images, labels, seed=0)
+    assert list(guesses) == ["mean-image", "same-class"]
+    assert torch.allclose(guesses["mean-image"], images.mean(0).expand(4, -1, -1, -1))
+    drawn = [[row for row in range(30) if torch.equal(images[row], guess)] for guess in guesses["same-class"]]
+    assert [int(labels[rows[0]]) for rows in drawn[:3]] == [0, 1, 2]
+    assert drawn[0] != [0]
+    assert drawn[1] != [1]
+    assert drawn[3] == []
+    assert bool(guesses["same-class"][3].isnan().all())
+    again = negative_guesses(originals, torch.tensor([0, 1, 2, 7]), images, labels, seed=0)
+    assert torch.equal(again["same-class"][:3], guesses["same-class"][:3])
+
+
+def test_the_original_is_never_its_own_guess() -> None:
+    images, labels = pool()
+    for seed in range(30):
+        guess = negative_guesses(images[:1], labels[:1], images[[0, 3]], labels[[0, 3]], seed)["same-class"]
+        assert torch.equal(guess[0], images[3])
+
+
+def test_bad_pools() -> None:
+    images, labels = pool()
+    with pytest.raises(ValueError, match="at least one image"):
+        negative_guesses(images, labels, images[:0], labels[:0], 0)
+    with pytest.raises(ValueError, match="one label an image"):
+        negative_guesses(images, labels[:3], images, labels, 0)
