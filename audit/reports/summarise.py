@@ -1,0 +1,273 @@
+"""From findings to the summary: counts, rates, intervals. Pure: no files, no clock, no global state."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fl_audit.core.seeding import derive_seed
+from fl_audit.metrics import leak_rate
+from fl_audit.reports._base import CONTROL, FailedStatus
+from fl_audit.reports.order import by_name, closest, leak_key
+from fl_audit.reports.schema import (
+    AttackLeak,
+    ClientFacts,
+    ClientSummary,
+    Controls,
+    DefenseFacts,
+    DefenseSummary,
+    Finding,
+    GuessFacts,
+    GuessSummary,
+    MetricFacts,
+    MetricStats,
+    PositiveControl,
+    Reason,
+    RoundLeak,
+    RunFacts,
+    Summary,
+    WorstImage,
+)
+
+DIGITS = 6
+"""Decimals kept of computed figures; the scores in the findings are rounded alike."""
+
+QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
+
+_STATUS_ORDER: tuple[FailedStatus, ...] = ("client-failed", "unscored", "attack-failed")
+
+POWER_WORDS = {
+    "yes": "the attack has power here",
+    "partly": "the attack has power here only in part",
+    "no": "the attack has no power here",
+    "unknown": "the power of the attack here is unknown: the control itself could not be graded",
+}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One image of one update with what every attack made of it; ``image`` None: a whole update."""
+
+    round: int
+    client: int
+    image: int | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def graded(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.status == "graded"]
+
+    @property
+    def recognisable(self) -> bool:
+        return any(finding.recognisable for finding in self.graded)
+
+    @property
+    def failure(self) -> FailedStatus | None:
+        found = {finding.status for finding in self.findings}
+        return None if "graded" in found else next(s for s in _STATUS_ORDER if s in found)
+
+
+def summarise(
+    findings: Sequence[Finding],
+    facts: RunFacts,
+    defenses: Sequence[DefenseFacts],
+    guesses: Sequence[GuessFacts] = (),
+) -> Summary:
+    """Compute everything the report shows.
+
+    Args:
+        findings: all lines, those of the positive control (defense ``control``) included.
+        facts: the circumstances of the run.
+        defenses: each defense with its clients, in the order of the report.
+        guesses: scores of the negative control, one entry per kind of guess.
+
+    Raises:
+        ValueError: a finding names a defense that ``defenses`` does not have.
+    """
+    known = {defense.name for defense in defenses} | {CONTROL}
+    unknown = sorted({finding.defense for finding in findings} - known)
+    if unknown:
+        raise ValueError(f"findings name defenses that are not described: {unknown}")
+    counter = _Counter(facts)
+    positive = [finding for finding in findings if finding.defense == CONTROL]
+    return Summary(
+        **dict(facts),
+        controls=Controls(
+            negative={guess.kind: counter.guess(guess) for guess in guesses},
+            positive=counter.control(positive) if positive else None,
+        ),
+        defenses=[
+            counter.defense(defense, [finding for finding in findings if finding.defense == defense.name])
+            for defense in defenses
+        ],
+    )
+
+
+class _Counter:
+    """Counts groups of findings under one run's metrics, rule and seed."""
+
+    def __init__(self, facts: RunFacts) -> None:
+        self._metrics = [metric for metric in facts.metrics if metric.per_image]
+        self._rule = by_name(facts.metrics).get(facts.recognisability.metric)
+        self._attacks = [attack.name for attack in facts.attacks]
+        self._seed = derive_seed(facts.seed, "leak-rate")
+
+    def defense(self, defense: DefenseFacts, findings: list[Finding]) -> DefenseSummary:
+        accuracy = {entry.round: entry.accuracy for entry in defense.utility.rounds}
+        facts = {client.client: client for client in defense.clients}
+        numbers = sorted(facts.keys() | {finding.client for finding in findings})
+        rest = dict(defense)
+        del rest["clients"]
+        return DefenseSummary(
+            **rest,
+            **self._leak(findings),
+            attacks=self._by_attack(findings),
+            rounds=self._by_round(findings, accuracy),
+            clients=[
+                self._client(
+                    facts.get(number, ClientFacts(client=number)), [f for f in findings if f.client == number]
+                )
+                for number in numbers
+            ],
+        )
+
+    def control(self, findings: list[Finding]) -> PositiveControl:
+        leak = self._leak(findings)
+        tried = len(_items(findings))
+        if not leak["graded"]:
+            power = "unknown"
+        elif not leak["recognisable"]:
+            power = "no"
+        else:
+            power = "yes" if leak["recognisable"] == tried else "partly"
+        best = (min(item.graded, key=self._key) for item in _items(findings) if item.graded)
+        return PositiveControl(
+            **leak,
+            power=power,
+            verdict=POWER_WORDS[power],
+            attacks=self._by_attack(findings),
+            rounds=self._by_round(findings, {}),
+            reasons=_reasons(findings),
+            pictures=[_picture(finding) for finding in best],
+        )
+
+    def guess(self, guess: GuessFacts) -> GuessSummary:
+        judged = [verdict for verdict in guess.recognisable if verdict is not None]
+        return GuessSummary(
+            words=guess.words,
+            images=len(guess.recognisable),
+            graded=len(judged),
+            recognisable=sum(judged),
+            leak_rate=_share(sum(judged), len(judged)),
+            metrics={
+                metric.name: _stats(metric, guess.scores.get(metric.name, [])) for metric in self._metrics
+            },
+        )
+
+    def _client(self, facts: ClientFacts, findings: list[Finding]) -> ClientSummary:
+        graded = [finding for finding in findings if finding.status == "graded"]
+        return ClientSummary(
+            **dict(facts),
+            **self._leak(findings),
+            reasons=_reasons(findings),
+            worst=_picture(min(graded, key=self._key)) if graded else None,
+            rounds=self._by_round(findings, {}),
+        )
+
+    def _by_round(self, findings: list[Finding], accuracy: dict[int, float | None]) -> list[RoundLeak]:
+        rounds = sorted({finding.round for finding in findings})
+        return [
+            RoundLeak(
+                round=number,
+                accuracy=accuracy.get(number),
+                **self._leak([finding for finding in findings if finding.round == number]),
+            )
+            for number in rounds
+        ]
+
+    def _by_attack(self, findings: list[Finding]) -> list[AttackLeak]:
+        present = {finding.attack for finding in findings}
+        names = [name for name in self._attacks if name in present]
+        names += sorted(present.difference(names))
+        return [
+            AttackLeak(attack=name, **self._leak([f for f in findings if f.attack == name])) for name in names
+        ]
+
+    def _leak(self, findings: list[Finding]) -> dict[str, Any]:
+        """The fields of `Leak`."""
+        items = _items(findings)
+        graded = [item for item in items if item.graded]
+        recognisable = [item.recognisable for item in graded]
+        rate, interval, method = None, None, None
+        if graded:
+            found = leak_rate(recognisable, [item.client for item in graded], self._seed)
+            rate, method = round(found.rate, DIGITS), found.method
+            interval = (round(found.low, DIGITS), round(found.high, DIGITS))
+        return {
+            "images": sum(item.image is not None for item in items),
+            "graded": len(graded),
+            "recognisable": sum(recognisable),
+            "leak_rate": rate,
+            "leak_rate_ci": interval,
+            "ci_method": method,
+            "failed": dict(sorted(Counter(i.failure for i in items if i.failure is not None).items())),
+            "metrics": {
+                metric.name: _stats(
+                    metric, [closest(metric, (f.metrics.get(metric.name) for f in i.graded)) for i in graded]
+                )
+                for metric in self._metrics
+            },
+        }
+
+    def _key(self, finding: Finding) -> Any:
+        return leak_key(finding, self._rule)
+
+
+def _items(findings: Iterable[Finding]) -> list[_Item]:
+    """Group by image; a line without an image counts only if nothing else is known of its update."""
+    groups: dict[tuple[int, int, int | None], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.round, finding.client, finding.image), []).append(finding)
+    known = {(number, client) for number, client, image in groups if image is not None}
+    return [
+        _Item(number, client, image, tuple(group))
+        for (number, client, image), group in groups.items()
+        if image is not None or (number, client) not in known
+    ]
+
+
+def _reasons(findings: Iterable[Finding]) -> list[Reason]:
+    counted = Counter(
+        (f.round, f.attack, f.status, f.reason)
+        for f in findings
+        if f.status != "graded" and f.reason is not None
+    )
+    return [
+        Reason(round=number, attack=attack, status=status, reason=reason, count=count)
+        for (number, attack, status, reason), count in counted.items()
+    ]
+
+
+def _picture(finding: Finding) -> WorstImage:
+    shared = {name: getattr(finding, name) for name in WorstImage.model_fields}
+    return WorstImage(**shared)
+
+
+def _stats(metric: MetricFacts, values: Sequence[float | None]) -> MetricStats:
+    measured = [value for value in values if value is not None]
+    if not measured:
+        return MetricStats(n=0)
+    worst = closest(metric, measured)
+    points = np.quantile(np.asarray(measured, dtype=np.float64), list(QUANTILES.values()))
+    return MetricStats(
+        n=len(measured),
+        mean=round(float(np.mean(measured)), DIGITS),
+        worst=None if worst is None else round(worst, DIGITS),
+        quantiles={name: round(float(point), DIGITS) for name, point in zip(QUANTILES, points, strict=True)},
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, DIGITS) if whole else None

@@ -1,0 +1,99 @@
+"""Numbers and names as people read them; used by the pages and by the terminal alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fl_audit.reports.schema import DefenseBase, FailedStatus, Leak
+
+NOT_MEASURED = "not measured"
+
+FAILED_WORDS: dict[FailedStatus, tuple[str, str]] = {
+    "attack-failed": ("the attack failed", "the attack failed"),
+    "client-failed": ("the client sent nothing usable", "the client sent nothing usable"),
+    "unscored": ("could not be scored", "could not be scored"),
+}
+
+
+def percent(rate: float | None) -> str:
+    """A share as a whole percentage that says 0% only for none and 100% only for all."""
+    if rate is None:
+        return NOT_MEASURED
+    if 0 < rate < 0.01:
+        return "<1%"
+    if 0.99 < rate < 1:
+        return ">99%"
+    return f"{rate:.0%}"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """A confidence interval, e.g. ``62% to 99%``; empty if there is none."""
+    return "" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+def number(value: float | None) -> str:
+    """A score with about three figures that matter."""
+    if value is None:
+        return NOT_MEASURED
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 0.001:
+        return f"{value:.1e}"
+    digits = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def count(amount: int, one: str, many: str | None = None) -> str:
+    """An amount with its noun, e.g. ``1 image``, ``12 images``."""
+    return f"{amount:,} {one if amount == 1 else many or one + 's'}"
+
+
+def listing(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Whole numbers with runs drawn together, e.g. ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for value in sorted(set(numbers)):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(a) if a == b else f"{a}\N{EN DASH}{b}" for a, b in runs) or "none"
+
+
+def params(values: Mapping[str, Any]) -> str:
+    """Parameters on one line, e.g. ``noise_multiplier = 1.0, clipping_norm = 1.0``."""
+    return ", ".join(f"{name} = {'not set' if value is None else value}" for name, value in values.items())
+
+
+def circumstance(defense: DefenseBase) -> str:
+    """``without defense`` or ``under dp``."""
+    return "without defense" if defense.baseline else f"under {defense.name}"
+
+
+def title(defense: DefenseBase) -> str:
+    """The defense as a heading."""
+    return "No defense (baseline)" if defense.baseline else defense.name
+
+
+def failed(leak: Leak) -> str:
+    """What was not graded and why, e.g. ``2 not graded (the attack failed)``; empty if nothing."""
+    parts = [f"{amount} {FAILED_WORDS[status][0]}" for status, amount in leak.failed.items() if amount]
+    return "; ".join(parts)
+
+
+def rate(leak: Leak) -> str:
+    """The leak rate with its interval, e.g. ``92% (62% to 99%)``."""
+    text = percent(leak.leak_rate)
+    return f"{text} ({interval(leak.leak_rate_ci)})" if leak.leak_rate_ci else text
+
+
+def epsilon(value: float | None, delta: float | None = None) -> str:
+    """A privacy loss, or that there is no guarantee."""
+    if value is None:
+        return "no guarantee"
+    shown = number(value)
+    return f"{shown} at δ = {delta:g}" if delta is not None else shown
