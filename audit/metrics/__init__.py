@@ -19,10 +19,10 @@ from fl_audit.metrics.structure import ssim
 import_modules(__name__, __path__)
 
 __all__ = [
-    "PSNR_CAP",
     "InterimRule",
     "LeakRate",
     "Metric",
+    "PSNR_CAP",
     "Scores",
     "arrange",
     "download_weights",

@@ -114,6 +114,13 @@ def test_different_sizes_name_both_files(tmp_path: Path) -> None:
         datasets.create(str(root)).load()
 
 
+def other_format() -> bytes:
+    """An image that Pillow can read but that is none of ours: more decoders are more to attack."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, format="SGI")
+    return buffer.getvalue()
+
+
 def bomb() -> bytes:
     """A PNG whose header promises 30000 x 30000 pixels."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
@@ -131,6 +138,7 @@ def bomb() -> bytes:
         ({"a/1.png": png(0), "a/2.png": png((9, 9, 9), (64, 64))[:60]}, "a/2.png: not a whole image"),
         ({"a/1.png": b""}, "a/1.png: not an image"),
         ({"a/1.jpg": b"%!PS-Adobe-3.0 EPSF-3.0"}, "a/1.jpg: not an image"),
+        ({"a/1.png": other_format()}, "a/1.png: not an image of a known format"),
         ({"a/1.png": bomb()}, "a/1.png: .*30000x30000|a/1.png: not a whole image"),
         ({"1.png": png(0)}, "1.png lies outside any class folder"),
         ({"train/a/1.png": png(0)}, r"lies too deep.*train'"),
@@ -158,6 +166,12 @@ def test_bad_zips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.zip").write_bytes(torn)
     with pytest.raises(ConfigError, match=r"t.zip:a/1.png: cannot be read from the zip .*CRC"):
         datasets.create(str(tmp_path / "t.zip")).load()
+    locked = bytearray(write_zip(tmp_path / "l.zip", {"a/1.png": png(0)}).read_bytes())
+    locked[6] |= 1  # the flag "encrypted", in the file's header and in the directory
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "l.zip").write_bytes(locked)
+    with pytest.raises(ConfigError, match=r"l.zip:a/1.png: cannot be read from the zip .*encrypted"):
+        datasets.create(str(tmp_path / "l.zip")).load()
     monkeypatch.setattr("fl_audit.data._files.MAX_FILE_BYTES", 10)
     with pytest.raises(ConfigError, match=r"train/cat/10.png: \d+ bytes, over the limit of 10"):
         datasets.create(f"{path}:train").load()

@@ -82,7 +82,18 @@ def test_lenet_starts_as_in_the_paper() -> None:
     assert strides == [2, 2, 1]
 
 
-def test_resnet20_matches_torchvisions_block_by_block() -> None:
+def test_convnet_pools_where_the_paper_does() -> None:
+    model = build("convnet")
+    sizes: list[tuple[int, ...]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
+    model(torch.rand(2, *COLOUR))
+    widths = [64, 128, 128, 256, 256, 256, 256, 256]
+    assert sizes == [(width, *[32 if place < 6 else 10] * 2) for place, width in enumerate(widths)]
+
+
+def test_resnet20_shrinks_where_the_paper_does() -> None:
     model = build("resnet20-4")
     sizes: list[tuple[int, ...]] = []
     for module in model.children():
