@@ -95,3 +95,13 @@ def test_missing_weights_are_a_state_and_not_a_crash(monkeypatch: pytest.MonkeyP
 def test_a_tiny_overshoot_is_rounding() -> None:
     x = torch.ones(1, 1, 8, 8)
     assert metrics.create("mse").score(x, x + 1e-6).tolist() == [0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("unit", PER_IMAGE, ids=lambda unit: unit.name)
+def test_a_gpu_gives_the_same_scores(unit: Metric) -> None:
+    x, y = images(), images(seed=1)
+    y[2, 0, 0, 0] = math.nan
+    here, there = unit.score(x, y), unit.score(x.cuda(), y.cuda())
+    assert there.device.type == "cpu"
+    assert torch.allclose(here, there, rtol=1e-6, equal_nan=True)
