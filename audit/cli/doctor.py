@@ -30,7 +30,7 @@ def _command(
 
     if download:
         for line in download_weights():
-            console.print(escape(line))
+            console.print(escape(str(line)))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("what", no_wrap=True)
     table.add_column("state")

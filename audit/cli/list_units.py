@@ -38,9 +38,9 @@ def _command(
     """List attacks, defenses, metrics, datasets, partitioners, models or strategies."""
     console = Console()
     if kind is Kind.strategies:
-        from fl_audit.federation import strategy_summaries
+        from fl_audit.federation import strategy_names, strategy_summary
 
-        console.print(_table(kind, strategy_summaries().items()))
+        console.print(_table(kind, ((name, strategy_summary(name)) for name in strategy_names())))
         return
     units: list[tuple[str, type[Unit]]] = list(_registry(kind))
     console.print(_table(kind, ((name, unit.summary()) for name, unit in units)))

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fl_audit.core.types import THREAT_LEVELS
 
+DEFAULT_ATTACKED = 3
+"""Rounds that are attacked unless the user says how many: enough to see whether leakage falls."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -20,8 +23,8 @@ class FederationConfig(_Section):
     engine: Literal["local", "ray"] = Field(
         "local", description="local: one process, bit-reproducible. ray: Flower's simulation"
     )
-    rounds: int = Field(3, ge=1, le=100_000, description="rounds of the federation")
-    clients: int = Field(4, ge=1, le=100_000, description="clients in the federation")
+    rounds: int = Field(40, ge=1, le=100_000, description="rounds of the federation")
+    clients: int = Field(6, ge=1, le=100_000, description="clients in the federation")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the clients sampled each round")
     strategy: str = Field(
         "fedavg", description="Flower strategy: a name or module:Class, with :key=value,… parameters"
@@ -52,7 +55,7 @@ class TrainingConfig(_Section):
     batch_size: int = Field(1, ge=1, description="images in one local step")
     local_steps: int | None = Field(1, ge=1, description="SGD steps in a round; null: local_epochs decides")
     local_epochs: int | None = Field(None, ge=1, description="passes over the client's data in a round")
-    learning_rate: float = Field(0.1, gt=0, description="SGD step size")
+    learning_rate: float = Field(0.03, gt=0, description="SGD step size")
     momentum: float = Field(0.0, ge=0, lt=1, description="heavy-ball factor")
     weight_decay: float = Field(0.0, ge=0, description="L2 factor")
     train_mode: bool = Field(False, description="true: batch norm uses the batch, dropout is on")
@@ -88,14 +91,16 @@ class AttackConfig(_Section):
         ["inverting-gradients"], description="attacks, with :key=value,… parameters"
     )
     rounds: int | None = Field(
-        None, ge=1, description="how many rounds to attack, evenly spaced, first and last included; null: all"
+        None,
+        ge=1,
+        description="how many rounds to attack, evenly spaced from the first to the last; null: three",
     )
     clients: int | None = Field(
         None, ge=1, description="how many clients to attack, the lowest ids; null: all"
     )
     device: str = Field("auto", description="auto (CUDA where there is one), cpu, cuda, cuda:1 …")
     control_images: int = Field(
-        1, ge=1, le=64, description="images of the positive control in each attacked round"
+        2, ge=1, le=64, description="images of the positive control in each attacked round"
     )
 
 
@@ -146,7 +151,8 @@ class RunConfig(_Section):
 
     def attacked_rounds(self) -> list[int]:
         """The rounds to attack: evenly spaced, the first and the last included."""
-        total, wanted = self.federation.rounds, self.attack.rounds or self.federation.rounds
+        total = self.federation.rounds
+        wanted = self.attack.rounds or min(DEFAULT_ATTACKED, total)
         if wanted == 1:
             return [1]
         return sorted({1 + round(step * (total - 1) / (wanted - 1)) for step in range(wanted)})

@@ -30,7 +30,10 @@ def start_run(config: RunConfig, root: Path, command: list[str], device: str | N
     Raises:
         ConfigError: a name, a number or the folder is wrong; nothing was written.
     """
+    from fl_audit.federation import create_strategy
+
     check_names(config)
+    create_strategy(config.federation.strategy)
     chosen = pick_device(device or config.attack.device)
     folder = RunFolder.create(root)
     text = dump_config(config)

@@ -48,7 +48,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize(("part", "path"), sources(), ids=lambda value: str(value).removeprefix(f"{ROOT}/"))
+@pytest.mark.parametrize(("part", "path"), list(sources()), ids=lambda value: str(value).removeprefix(f"{ROOT}/"))
 def test_a_file_imports_only_what_its_part_may(part: str, path: Path) -> None:
     for name in imported(path):
         top, _, rest = name.partition(".")

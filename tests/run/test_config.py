@@ -34,7 +34,9 @@ def test_one_length_of_local_training_unsets_the_other() -> None:
 
 
 def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:
-    config = resolve_config(None, {"defenses": ["dp", "prune:0.9"], "attack.rounds": 2, "seed": 3})
+    config = resolve_config(
+        None, {"defenses": ["dp", "prune:0.9"], "attack.rounds": 2, "federation.rounds": 4, "seed": 3}
+    )
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config))
     assert resolve_config(file, {}) == config
@@ -57,7 +59,7 @@ def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:
         ("federation: 3\n", ["line 1", "federation"]),
         ("scenario: worst\n", ["line 1", "worst-case", "typical", "'worst'"]),
         ("defenses: [dp, dp]\n", ["line 1", "listed twice"]),
-        ("attack:\n  rounds: 9\n", ["attack.rounds", "--attack-rounds", "only 3"]),
+        ("attack:\n  rounds: 49\n", ["attack.rounds", "--attack-rounds", "only 40"]),
     ],
 )
 def test_mistakes_in_a_file_name_line_and_expectation(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -105,11 +107,12 @@ def test_attacked_rounds_are_spaced_evenly() -> None:
     def rounds(total: int, wanted: int | None) -> list[int]:
         return resolve_config(None, {"federation.rounds": total, "attack.rounds": wanted}).attacked_rounds()
 
-    assert rounds(3, None) == [1, 2, 3]
+    assert rounds(2, None) == [1, 2]
+    assert rounds(20, None) == [1, 11, 20]
     assert rounds(10, 1) == [1]
     assert rounds(10, 2) == [1, 10]
     assert rounds(9, 3) == [1, 5, 9]
-    assert RunConfig().attacked_clients() == range(4)
+    assert RunConfig().attacked_clients() == range(6)
 
 
 def test_the_baseline_runs_unless_it_is_switched_off() -> None:
