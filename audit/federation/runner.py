@@ -86,7 +86,7 @@ def run_federation(
             )
     return FederationResult(
         rounds=tuple(ledger.utility),
-        failures=tuple(ledger.failures),
+        failures=tuple(sorted(ledger.failures, key=lambda failure: (failure.round, failure.client))),
         participation={client: ledger.participation[client] for client in range(spec.clients)},
         truth_unavailable=tuple(ledger.truth_unavailable),
         weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},

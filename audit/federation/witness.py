@@ -110,7 +110,9 @@ class Witness:
             self._entered = _images(inputs)
         self._depth += 1
 
-    def _after(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
+        # PyTorch passes (kwargs, output), but for a module that raised only (output,), which is None.
+        kwargs, output = rest if len(rest) == 2 else ({}, *rest)
         self._depth -= 1
         if self._depth:
             return

@@ -1,0 +1,217 @@
+"""The witness sees what an unmodified PyTorch client trained on, however it is written."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_audit.core.types import GroundTruth
+from fl_audit.federation.witness import Witness
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.rand(12, 1, 4, 4, generator=GENERATOR)
+LABELS = torch.arange(12) % 3
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, rows: slice, loss: Tensor | None = None) -> None:
+    optimizer.zero_grad()
+    value = functional.cross_entropy(model(IMAGES[rows]), LABELS[rows]) if loss is None else loss
+    value.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, weight_decay=0.01)
+
+
+def functional_loss(model: nn.Module) -> None:
+    optimizer = sgd(model)
+    for start in (0, 4):
+        step(model, optimizer, slice(start, start + 4))
+
+
+def module_loss(model: nn.Module) -> None:
+    optimizer, criterion = sgd(model), nn.CrossEntropyLoss()
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+        optimizer.zero_grad()
+        criterion(model(IMAGES[rows]), LABELS[rows]).backward()
+        optimizer.step()
+
+
+def log_softmax_and_nll(model: nn.Module) -> None:
+    optimizer = sgd(model)
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+        loss = nn.NLLLoss()(functional.log_softmax(model(IMAGES[rows]), 1), target=LABELS[rows])
+        step(model, optimizer, rows, loss)
+
+
+def one_hot_targets(model: nn.Module) -> None:
+    optimizer = sgd(model)
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+        target = functional.one_hot(LABELS[rows], 3).float()
+        step(model, optimizer, rows, functional.cross_entropy(model(IMAGES[rows]), target))
+
+
+def accumulated(model: nn.Module) -> None:
+    """Two backward passes for each step."""
+    optimizer = sgd(model)
+    for start in (0, 4):
+        optimizer.zero_grad()
+        for half in (start, start + 2):
+            rows = slice(half, half + 2)
+            functional.cross_entropy(model(IMAGES[rows]), LABELS[rows]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def with_evaluations(model: nn.Module) -> None:
+    """Validation before, between and after, one of them without no_grad."""
+    optimizer = sgd(model)
+    functional.cross_entropy(model(IMAGES[8:]), LABELS[8:])
+    for start in (0, 4):
+        step(model, optimizer, slice(start, start + 4))
+        with torch.no_grad():
+            functional.cross_entropy(model(IMAGES[8:]), LABELS[8:])
+    functional.cross_entropy(model(IMAGES[8:]), LABELS[8:])
+
+
+def in_two_parts(model: nn.Module) -> None:
+    """Encoder and head are called apart: there is no root that holds both."""
+    assert isinstance(model, nn.Sequential)
+    optimizer, encoder, head = sgd(model), model[:3], model[3]
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+        step(model, optimizer, rows, functional.cross_entropy(head(encoder(IMAGES[rows])), LABELS[rows]))
+
+
+class InPlace(nn.Module):
+    """Normalises its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images.sub_(0.5).div_(0.2))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        functional_loss,
+        module_loss,
+        log_softmax_and_nll,
+        one_hot_targets,
+        accumulated,
+        with_evaluations,
+        in_two_parts,
+    ],
+)
+def test_images_labels_steps_and_details_are_seen(train: Callable[[nn.Module], None]) -> None:
+    model = network()
+    with Witness() as seen:
+        train(model)
+    truth = seen.truth()
+    assert isinstance(truth, GroundTruth), truth
+    assert torch.equal(truth.images, IMAGES[:8])
+    assert torch.equal(truth.labels, LABELS[:8])
+    assert truth.steps.tolist() == [0] * 4 + [1] * 4
+    details = truth.training
+    assert (details.optimizer, details.learning_rate, details.momentum) == ("sgd", 0.2, 0.9)
+    assert (details.weight_decay, details.local_steps, details.batch_size) == (0.01, 2, 4)
+    assert details.train_mode
+
+    alone = network()
+    train(alone)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True)
+    )  # watching changes nothing
+
+
+def test_an_input_that_is_overwritten_later_is_kept_as_it_entered() -> None:
+    with Witness() as seen:
+        model = InPlace()
+        loss = functional.cross_entropy(model(IMAGES[:4].clone()), LABELS[:4])
+        step(model, sgd(model), slice(0), loss)
+    truth = seen.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:4])
+
+
+def test_eval_mode_and_keyword_inputs_are_seen() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, *, pixels: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.inner(pixels)}
+
+    model = Keyword().eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with Witness() as seen:
+        functional.cross_entropy(model(pixels=IMAGES[:3])["logits"], LABELS[:3]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    truth = seen.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:3])
+    assert (truth.training.optimizer, truth.training.train_mode) == ("adam", False)
+
+
+@pytest.mark.parametrize(
+    ("images", "why"),
+    [
+        (IMAGES[:4] * 2 - 1, "expected \\[0, 1\\]"),
+        (IMAGES[:4].flatten(1), "expected images"),
+        (IMAGES[:4] * float("nan"), "runs from nan"),
+    ],
+)
+def test_inputs_that_are_no_images_are_said_so(images: Tensor, why: str) -> None:
+    model = network()
+    with Witness() as seen:
+        step(model, sgd(model), slice(0, 4), functional.cross_entropy(model(images), LABELS[:4]))
+    truth = seen.truth()
+    assert isinstance(truth, str)
+    assert re.search(why, truth)
+
+
+def test_no_step_and_no_labels_are_said_so() -> None:
+    with Witness() as seen:
+        network()(IMAGES[:2])
+    assert "no optimiser step" in str(seen.truth())
+    model = network()
+    with Witness() as seen:
+        step(model, sgd(model), slice(0, 4), model(IMAGES[:4]).square().mean())
+    assert "no loss with a target" in str(seen.truth())
+
+
+def test_hooks_are_removed_even_after_an_error() -> None:
+    hooks = torch.nn.modules.module._global_forward_pre_hooks
+    witness = Witness()
+    with witness:
+        assert len(hooks) == 1
+    with pytest.raises(RuntimeError, match="shapes"), Witness():
+        network()(torch.rand(2, 1, 9, 9))
+    assert len(hooks) == 0
+
+
+def test_a_model_that_raises_and_is_caught_does_not_confuse_the_depth() -> None:
+    model = network()
+    with Witness() as seen:
+        with pytest.raises(RuntimeError):
+            model(torch.rand(2, 1, 9, 9))
+        step(model, sgd(model), slice(0, 4))
+    truth = seen.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:4])
