@@ -14,6 +14,7 @@ from fl_audit.federation._flwr_private import run_simulation
 from fl_audit.strategies._proxy import GridProxy
 
 _POLL = 0.05  # seconds
+_PATIENCE = 30.0  # seconds for Ray to stop after Ctrl-C
 
 
 def run_ray(
@@ -32,6 +33,7 @@ def run_ray(
     interrupted from its own main thread, where it waits for workers that wait for the server.
     """
     failures: list[BaseException] = []
+    done = threading.Event()  # Thread.join, once interrupted, takes a living thread for a stopped one
 
     def work() -> None:
         try:
@@ -51,15 +53,17 @@ def run_ray(
             )
         except BaseException as error:  # carried over to the calling thread
             failures.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=work, name="fl-audit-ray", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL)
+        while not done.wait(_POLL):
+            pass
     except BaseException:
         stop.set()
-        thread.join(30)
+        done.wait(_PATIENCE)
         raise
     if failures:
         raise _mended(failures[0])
