@@ -4,7 +4,9 @@ It reads ``captures/`` and ``knowledge/`` and never ``truth/``; it needs no Flow
 """
 
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,9 @@ from fl_audit.run.grants import read_knowledge
 
 logger = logging.getLogger(__name__)
 
+WORTH_PROCESSES = 20.0
+"""Seconds of work from which starting other processes, a few seconds each, pays."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -32,6 +37,11 @@ class Job:
     attack: Attack
     spec: str
     folder: Path
+
+    @property
+    def label(self) -> str:
+        """How the display calls it."""
+        return f"{self.key} {self.attack.name}"
 
     @property
     def result(self) -> Path:
@@ -51,17 +61,66 @@ def jobs(folder: RunFolder, config: RunConfig) -> list[Job]:
 
 
 def attack_captures(folder: RunFolder, config: RunConfig, progress: Progress, device: torch.device) -> None:
-    """Run what is not finished yet. A damaged capture is that capture's failure; the others go on."""
+    """Run what is not finished yet. A damaged capture is that capture's failure; the others go on.
+
+    On a CPU every attack computes in one thread, and where there is enough work, one process for each core
+    attacks side by side. The results depend on neither.
+    """
     todo = jobs(folder, config)
     progress.stage("attack", len(todo))
+    waiting = []
     for job in todo:
-        if not job.result.is_file():
-            progress.begin(f"{job.key} {job.attack.name}")
-            result = _run(folder, config, job, progress, device)
-            write_reconstruction(job.folder, result)
-            if result.status == "failed":
-                progress.note(f"{job.key}: {job.attack.name} failed: {result.reason}")
-        progress.advance()
+        if job.result.is_file():
+            progress.advance()
+        else:
+            waiting.append(job)
+    workers = config.attack.workers or usable_cores()
+    with one_thread(device):
+        while waiting:
+            job = waiting.pop(0)
+            progress.begin(job.label)
+            seconds = run_job(folder, config, job, progress, device)
+            _finished(job, progress)
+            if device.type == "cpu" and workers > 1 and seconds * len(waiting) > WORTH_PROCESSES:
+                break
+    if waiting:
+        from fl_audit.run.workers import run_side_by_side
+
+        for job in run_side_by_side(folder.root, waiting, workers, progress):
+            _finished(job, progress)
+
+
+def run_job(
+    folder: RunFolder, config: RunConfig, job: Job, progress: Progress, device: torch.device
+) -> float:
+    """Do one job and write its result; returns the seconds it took."""
+    result = _run(folder, config, job, progress, device)
+    write_reconstruction(job.folder, result)
+    return result.seconds
+
+
+def _finished(job: Job, progress: Progress) -> None:
+    facts = read_json(job.result)
+    if facts["status"] == "failed":
+        progress.note(f"{job.key}: {job.attack.name} failed: {facts['reason']}")
+    progress.advance()
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute in one thread on a CPU: sums are then in the same order on every machine."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_reconstruction(folder: Path, result: Reconstruction) -> None:

@@ -99,6 +99,12 @@ class AttackConfig(_Section):
         None, ge=1, description="how many clients to attack, the lowest ids; null: all"
     )
     device: str = Field("auto", description="auto (CUDA where there is one), cpu, cuda, cuda:1 …")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="processes that attack side by side on a CPU; null: one for each core",
+    )
     control_images: int = Field(
         2, ge=1, le=64, description="images of the positive control in each attacked round"
     )
