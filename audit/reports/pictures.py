@@ -4,17 +4,20 @@ import base64
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fl_audit.reports.order import by_name, leak_key
-from fl_audit.reports.schema import DefenseSummary, Finding, Summary
+from fl_audit.reports.schema import DefenseSummary, Finding, Summary, WorstImage
 
 MAX_PICTURES = 96
 """Pictures embedded in one page."""
 
 MAX_BYTES = 6 * 2**20
 """Bytes of PNG embedded in one page."""
+
+MAX_CONTROL = 8
+"""Pairs of the positive control shown in the report."""
 
 MAX_PNG = 4 * 2**20
 SMALL = 96
@@ -54,8 +57,8 @@ class Row:
     tiles: list[Tile]
 
     @property
-    def first(self) -> Finding:
-        """The finding that leaked most; it names the row."""
+    def subject(self) -> Finding:
+        """Any of its findings: round, client and label are the same in all."""
         return self.tiles[0].finding
 
 
@@ -72,15 +75,18 @@ class Album:
     root: Path
     left: int = MAX_PICTURES
     left_bytes: int = MAX_BYTES
-    _bytes: dict[str, bytes | None] = field(default_factory=dict)
 
     def read(self, path: str | None) -> bytes | None:
         """The PNG at ``path``, or None if it is missing, not a PNG, too large or outside the folder."""
         if path is None:
             return None
-        if path not in self._bytes:
-            self._bytes[path] = self._read(path)
-        return self._bytes[path]
+        file = self.root / path
+        if not file.is_file() or not file.resolve().is_relative_to(self.root.resolve()):
+            return None
+        if file.stat().st_size > MAX_PNG:
+            return None
+        data = file.read_bytes()
+        return data if len(data) > 24 and data.startswith(_SIGNATURE) else None
 
     def embed(self, path: str | None) -> Picture | None:
         """Embed one picture; None if it cannot be read."""
@@ -98,22 +104,37 @@ class Album:
         sizes = [len(data) for data in map(self.read, paths) if data is not None]
         return len(sizes) <= self.left and sum(sizes) <= self.left_bytes
 
-    def _read(self, path: str) -> bytes | None:
-        file = self.root / path
-        if not file.is_file() or not file.resolve().is_relative_to(self.root.resolve()):
-            return None
-        if file.stat().st_size > MAX_PNG:
-            return None
-        data = file.read_bytes()
-        return data if len(data) > 24 and data.startswith(_SIGNATURE) else None
+
+@dataclass(frozen=True)
+class Pair:
+    """An image of the positive control."""
+
+    facts: WorstImage
+    original: Picture | None
+    reconstruction: Picture | None
+
+
+def control_pairs(album: Album, images: Iterable[WorstImage]) -> list[Pair]:
+    """The first pictures of the positive control, at most `MAX_CONTROL`."""
+    pairs: list[Pair] = []
+    for facts in images:
+        if len(pairs) == MAX_CONTROL or not album.affords([facts.original, facts.reconstruction]):
+            break
+        pairs.append(Pair(facts, album.embed(facts.original), album.embed(facts.reconstruction)))
+    return pairs
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The rows that fit, worst leaked first, and how many images there are."""
+    """The rows that fit, worst leaked first, and how many images have a reconstruction."""
 
     rows: list[Row]
     images: int
+
+    @property
+    def widest(self) -> int:
+        """Pictures in the longest row."""
+        return max((1 + len(row.tiles) for row in self.rows), default=1)
 
 
 def gallery(album: Album, findings: Sequence[Finding], summary: Summary, *, every_attack: bool) -> Gallery:
@@ -131,7 +152,8 @@ def gallery(album: Album, findings: Sequence[Finding], summary: Summary, *, ever
     for finding in findings:
         if finding.defense in order and finding.image is not None:
             groups.setdefault(_same_original(album, finding), []).append(finding)
-    ranked = sorted(groups.values(), key=lambda group: min(leak_key(finding, rule) for finding in group))
+    shown_groups = [group for group in groups.values() if any(f.reconstruction for f in group)]
+    ranked = sorted(shown_groups, key=lambda group: min(leak_key(finding, rule) for finding in group))
     rows: list[Row] = []
     for group in ranked:
         shown: dict[tuple[int, str], Finding] = {}
@@ -144,7 +166,7 @@ def gallery(album: Album, findings: Sequence[Finding], summary: Summary, *, ever
             break
         tiles = [Tile(order[f.defense][1], f, album.embed(f.reconstruction)) for f in chosen]
         rows.append(Row(album.embed(original), tiles))
-    return Gallery(rows, len(groups))
+    return Gallery(rows, len(ranked))
 
 
 def _same_original(album: Album, finding: Finding) -> tuple[int, int, str]:

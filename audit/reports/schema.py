@@ -100,8 +100,8 @@ class Leak(Model):
     metrics: dict[str, MetricStats] = {}
 
     @property
-    def failures(self) -> int:
-        """All failed together."""
+    def failed_count(self) -> int:
+        """Images that were not graded, whatever the cause."""
         return sum(self.failed.values())
 
 

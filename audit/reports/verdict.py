@@ -2,9 +2,10 @@
 
 Three kinds. *leaks*: at least one image was recognisable. *none found*: all was graded, nothing was
 recognisable, and the positive control shows that the attack can do it. *not shown to be safe*: everything
-else, i.e. attacks failed, nothing was graded, or the attack has no (or unknown) power here.
+else, i.e. attacks failed, nothing was graded, or the attack has no, too little or unknown power here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,9 @@ from fl_audit.reports.schema import DefenseSummary, Leak, PositiveControl, Summa
 from fl_audit.reports.words import circumstance, count, failed, interval, listing, percent, spans
 
 Kind = Literal["leaks", "none-found", "not-shown"]
+
+SIGNIFICANCE = 0.05
+"""A control that reached only some images counts if chance alone is less likely than this; see `chance`."""
 
 LABELS: dict[Kind, str] = {
     "leaks": "Leaks",
@@ -44,25 +48,39 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
     """
     start = where[:1].upper() + where[1:]
     if not leak.graded:
-        lost = f" ({failed(leak)})" if leak.failures else ""
-        why = f"nothing could be graded{lost}" if leak.images or leak.failures else "nothing was attacked"
+        lost = f" ({failed(leak)})" if leak.failed_count else ""
+        why = f"nothing could be graded{lost}" if leak.images or leak.failed_count else "nothing was attacked"
         return Verdict("not-shown", f"{start} {why}: nothing is shown about safety.")
     shown = percent(leak.leak_rate)
     if leak.leak_rate_ci is not None:
         shown += f", 95% CI {interval(leak.leak_rate_ci)}"
     tally = f"{leak.recognisable} of {count(leak.graded, 'image')} could be recognised ({shown})"
-    missing = f"{leak.failures} more could not be graded ({failed(leak)})" if leak.failures else ""
+    missing = f"{leak.failed_count} more could not be graded ({failed(leak)})" if leak.failed_count else ""
     if leak.recognisable:
         more = f" {missing}: the true share may be higher." if missing else ""
         return Verdict("leaks", f"{start} {tally}.{more}")
     doubts = [missing] if missing else []
     if positive is None:
         doubts.append("no positive control was run, so whether the attack has power here is unknown")
-    elif positive.power != "yes":
+    elif positive.power != "yes" and chance(positive, leak) >= SIGNIFICANCE:
         doubts.append(power(positive))
     if doubts:
         return Verdict("not-shown", f"{start} {tally}, but {listing(doubts)}: not shown to be safe.")
-    return Verdict("none-found", f"{start} {tally}: these attacks found no leak.")
+    part = (
+        "" if positive is None or positive.power == "yes" else ", though they reach only part of the control"
+    )
+    return Verdict("none-found", f"{start} {tally}: these attacks found no leak{part}.")
+
+
+def chance(positive: PositiveControl, leak: Leak) -> float:
+    """Probability that all that was recognised lay in the control, had the defense changed nothing.
+
+    Fisher's exact test, one-sided, for a group of which nothing was recognised. It takes images for
+    independent. 1.0 if the control recognised nothing either.
+    """
+    tried = positive.graded + positive.failed_count
+    together = math.comb(tried + leak.graded, positive.recognisable)
+    return math.comb(tried, positive.recognisable) / together
 
 
 def judge_defense(defense: DefenseSummary, summary: Summary) -> Verdict:
@@ -74,7 +92,9 @@ def power(positive: PositiveControl) -> str:
     """What the positive control says, as part of a sentence."""
     if positive.power == "unknown":
         return positive.verdict
-    reached = f"the positive control reached {positive.recognisable} of {positive.graded + positive.failures}"
+    reached = (
+        f"the positive control reached {positive.recognisable} of {positive.graded + positive.failed_count}"
+    )
     return f"{reached}, so {positive.verdict}"
 
 
@@ -93,20 +113,24 @@ def control_sentence(positive: PositiveControl | None) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """One or two sentences over everything: where images could be recognised and where not."""
+    """One to three sentences over everything: where images could be recognised and where not."""
+    kinds = [(circumstance(defense), judge_defense(defense, summary).kind) for defense in summary.defenses]
+    return overall("clients\N{RIGHT SINGLE QUOTATION MARK} images", kinds)
+
+
+def overall(whose: str, kinds: Sequence[tuple[str, Kind]]) -> str:
+    """The verdicts on ``whose`` images as sentences; ``kinds`` holds circumstance and kind."""
     groups: dict[Kind, list[str]] = {"leaks": [], "none-found": [], "not-shown": []}
-    for defense in summary.defenses:
-        groups[judge_defense(defense, summary).kind].append(circumstance(defense))
+    for where, kind in kinds:
+        groups[kind].append(where)
     sentences = []
     if groups["leaks"]:
-        sentences.append(
-            f"Clients\N{RIGHT SINGLE QUOTATION MARK} images could be recognised {_or_all(groups['leaks'])}."
-        )
+        sentences.append(f"{whose} could be recognised {_joined(groups['leaks'])}.")
     if groups["none-found"]:
-        sentences.append(f"These attacks recognised none {_or_all(groups['none-found'])}.")
+        sentences.append(f"These attacks recognised none {_joined(groups['none-found'])}.")
     if groups["not-shown"]:
-        sentences.append(f"Not shown to be safe: {_or_all(groups['not-shown'])}.")
-    return " ".join(sentences) or "Nothing was audited."
+        sentences.append(f"Not shown to be safe: {_joined(groups['not-shown'])}.")
+    return " ".join(f"{text[:1].upper()}{text[1:]}" for text in sentences) or "Nothing was audited."
 
 
 def caveats(summary: Summary) -> list[str]:
@@ -130,7 +154,7 @@ def caveats(summary: Summary) -> list[str]:
     return found
 
 
-def _or_all(circumstances: Sequence[str]) -> str:
+def _joined(circumstances: Sequence[str]) -> str:
     """``without defense and under a, b``."""
     bare = [text for text in circumstances if not text.startswith("under ")]
     names = [text.removeprefix("under ") for text in circumstances if text.startswith("under ")]

@@ -7,10 +7,10 @@ from fl_audit.reports.schema import DefenseBase, FailedStatus, Leak
 
 NOT_MEASURED = "not measured"
 
-FAILED_WORDS: dict[FailedStatus, tuple[str, str]] = {
-    "attack-failed": ("the attack failed", "the attack failed"),
-    "client-failed": ("the client sent nothing usable", "the client sent nothing usable"),
-    "unscored": ("could not be scored", "could not be scored"),
+FAILED_WORDS: dict[FailedStatus, str] = {
+    "attack-failed": "the attack failed",
+    "client-failed": "the client sent nothing usable",
+    "unscored": "could not be scored",
 }
 
 
@@ -80,9 +80,8 @@ def title(defense: DefenseBase) -> str:
 
 
 def failed(leak: Leak) -> str:
-    """What was not graded and why, e.g. ``2 not graded (the attack failed)``; empty if nothing."""
-    parts = [f"{amount} {FAILED_WORDS[status][0]}" for status, amount in leak.failed.items() if amount]
-    return "; ".join(parts)
+    """Why images were not graded, e.g. ``the attack failed: 2``; empty if all were."""
+    return "; ".join(f"{FAILED_WORDS[status]}: {amount}" for status, amount in leak.failed.items() if amount)
 
 
 def rate(leak: Leak) -> str:

@@ -1,0 +1,194 @@
+"""``report.html`` and ``clients/client-02.html``: self-contained pages from the JSON and PNG files alone.
+
+Jinja escapes every value; the page's content security policy allows no script, no load of any kind but
+``data:`` pictures, and only the one style sheet whose hash it names.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fl_audit.core.files import write_text
+from fl_audit.reports import words
+from fl_audit.reports.charts import accuracy_by_round, leak_by_round
+from fl_audit.reports.limits import limits
+from fl_audit.reports.order import beyond_guess, guess_level
+from fl_audit.reports.pictures import Album, control_pairs, gallery
+from fl_audit.reports.plots import rate_bar, swatch
+from fl_audit.reports.schema import (
+    ClientSummary,
+    Finding,
+    MetricFacts,
+    Summary,
+    read_findings,
+    read_summary,
+)
+from fl_audit.reports.seen import in_clear, problems
+from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
+
+TEMPLATES = "templates"
+
+
+def build_reports(run_dir: Path) -> list[Path]:
+    """Write the report and one page for each client that was attacked or failed.
+
+    Args:
+        run_dir: a graded run folder; only ``summary.json``, ``findings.jsonl`` and PNGs are read.
+
+    Returns:
+        The pages written, the report first.
+
+    Raises:
+        CaptureError: the JSON is missing or damaged; names the file.
+    """
+    summary = read_summary(run_dir / "summary.json")
+    findings = read_findings(run_dir / "findings.jsonl")
+    clients = _clients(summary)
+    pages = {run_dir / "report.html": _report(run_dir, summary, findings, clients)}
+    for client in clients:
+        path = run_dir / "clients" / page_name(client)
+        pages[path] = _client_page(run_dir, summary, findings, client)
+    for path, text in pages.items():
+        write_text(path, text)
+    return list(pages)
+
+
+def page_name(client: int) -> str:
+    """File name of a client's page."""
+    return f"client-{client:02d}.html"
+
+
+def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], clients: list[int]) -> str:
+    album = Album(run_dir)
+    positive = summary.controls.positive
+    shown = control_pairs(album, positive.pictures if positive is not None else [])
+    rounds = [(words.title(defense), defense.rounds) for defense in summary.defenses]
+    return _render(
+        "report.html.j2",
+        summary,
+        verdicts=[(defense, judge_defense(defense, summary)) for defense in summary.defenses],
+        headline=headline(summary),
+        control_sentence=control_sentence(positive),
+        caveats=caveats(summary),
+        round_groups=rounds,
+        leak_chart=leak_by_round(rounds, "Share of images recognised in each round, by defense"),
+        accuracy_chart=accuracy_by_round(summary.defenses),
+        control_pictures=shown,
+        gallery=gallery(album, findings, summary, every_attack=False),
+        clients=clients,
+        client_cells=_cells(summary),
+        problems=problems(summary),
+        in_clear=in_clear(summary),
+        limits=limits(summary),
+        prefix="",
+    )
+
+
+def _client_page(run_dir: Path, summary: Summary, findings: Sequence[Finding], client: int) -> str:
+    cells = _cells(summary)
+    parts = [
+        (defense, cells[defense.name, client])
+        for defense in summary.defenses
+        if (defense.name, client) in cells
+    ]
+    rounds = [(words.title(defense), part.rounds) for defense, part in parts]
+    own = [finding for finding in findings if finding.client == client]
+    positive = summary.controls.positive
+    verdicts = [(defense, judge(part, words.circumstance(defense), positive)) for defense, part in parts]
+    kinds = [(words.circumstance(defense), verdict.kind) for defense, verdict in verdicts]
+    return _render(
+        "client.html.j2",
+        summary,
+        client=client,
+        parts=parts,
+        verdicts=verdicts,
+        headline=overall(f"client {client}\N{RIGHT SINGLE QUOTATION MARK}s images", kinds),
+        control_sentence=control_sentence(positive),
+        round_groups=rounds,
+        caveats=caveats(summary),
+        leak_chart=leak_by_round(rounds, f"Share of client {client}'s images recognised in each round"),
+        gallery=gallery(Album(run_dir), own, summary, every_attack=True),
+        problems=problems(summary, client),
+        prefix="../",
+    )
+
+
+def _clients(summary: Summary) -> list[int]:
+    """Clients that were attacked, or failed: those there is something to say about."""
+    return sorted(
+        {
+            client.client
+            for defense in summary.defenses
+            for client in defense.clients
+            if client.graded or client.failed_count or client.failures
+        }
+    )
+
+
+def _cells(summary: Summary) -> dict[tuple[str, int], ClientSummary]:
+    return {
+        (defense.name, client.client): client for defense in summary.defenses for client in defense.clients
+    }
+
+
+def _render(name: str, summary: Summary, **context: Any) -> str:
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    measured = [metric for metric in summary.metrics if metric.per_image and metric.unavailable is None]
+    levels = {metric.name: guess_level(metric, summary.controls.negative.values()) for metric in measured}
+
+    def surpasses(metric: MetricFacts, value: float | None) -> bool:
+        return bool(beyond_guess(metric, value, levels[metric.name]))
+
+    return (
+        _environment()
+        .get_template(name)
+        .render(
+            s=summary,
+            style=Markup(style),
+            style_hash=digest,
+            measured=measured,
+            unmeasured=[metric for metric in summary.metrics if metric.unavailable is not None],
+            levels_known=any(level is not None for level in levels.values()),
+            surpasses=surpasses,
+            **context,
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fl_audit.reports", TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {
+            "percent": words.percent,
+            "interval": words.interval,
+            "number": words.number,
+            "epsilon": words.epsilon,
+            "spans": words.spans,
+            "params": words.params,
+            "failed": words.failed,
+            "title_of": words.title,
+            "listing": words.listing,
+            "page_name": page_name,
+        }
+    )
+    environment.globals.update(count=words.count, rate_bar=rate_bar, swatch=swatch)
+    return environment
+
+
+def _style() -> str:
+    return files("fl_audit.reports").joinpath(TEMPLATES, "style.css").read_text(encoding="utf-8")
