@@ -10,7 +10,6 @@ from flwr.serverapp import Grid
 from fl_audit.core.captures import write_truth
 from fl_audit.core.errors import FederationError
 from fl_audit.core.files import write_json
-from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey, GroundTruth
 from fl_audit.federation.spec import ClientProblem, FederationSpec, RoundUtility
 from fl_audit.federation.truth import locate, take
@@ -20,15 +19,15 @@ from fl_audit.strategies.recorder import Recorded
 class Ledger:
     """Observes the recording grid of one federation (`fl_audit.strategies.Observer`)."""
 
-    def __init__(self, spec: FederationSpec, truth_root: Path, progress: Progress) -> None:
+    def __init__(self, spec: FederationSpec, truth_root: Path) -> None:
         self.failures: list[ClientProblem] = []
         self.truth_unavailable: list[ClientProblem] = []
         self.participation: Counter[int] = Counter()
         self.clients: Mapping[int, int] = {}
         self.utility: list[RoundUtility] = []
+        self._accuracies: dict[int, float] = {}
         self._spec = spec
         self._root = truth_root
-        self._progress = progress
 
     def trained(self, grid: Grid, recorded: Sequence[Recorded]) -> None:
         """Note failures and participation, fetch and seal the truth of what was captured.
@@ -40,7 +39,6 @@ class Ledger:
             self.participation[item.key.client] += item.arrived
             if item.malformed is not None:
                 self.failures.append(ClientProblem(item.key.round, item.key.client, item.malformed))
-                self._progress.note(f"client {item.key.client} in round {item.key.round}: {item.malformed}")
         if all(item.malformed is not None for item in recorded):
             raise FederationError(_all_failed(recorded))
         wanted = {item.node_id: item.key for item in recorded if item.written and item.arrived}
@@ -61,12 +59,9 @@ class Ledger:
         self.utility.append(RoundUtility(number, accuracy, loss, dict(sorted(self._accuracies.items()))))
         self._accuracies = {}
 
-    _accuracies: dict[int, float] = {}
-
     def _seal(self, key: CaptureKey, truth: GroundTruth | str) -> None:
         if isinstance(truth, str):
             self.truth_unavailable.append(ClientProblem(key.round, key.client, truth))
-            self._progress.note(f"client {key.client} in round {key.round}: no ground truth: {truth}")
             write_json(self._root / key.defense / f"{key.stem}.json", {"unavailable": truth})
             return
         images = self._spec.data.images[self._spec.train_indices(key.client)]

@@ -41,7 +41,7 @@ def run_federation(
         defense: what every client does to its update before it leaves.
         defense_slug: folder name for this defense.
         out: run folder.
-        progress: display.
+        progress: display; it is told of each finished round, stage and label are the caller's.
         attack_filter: says for (round, client) whether capture and truth are kept; None keeps all.
         client_app: a client app to run in place of ours; it gets the model's state dict as Flower's
             ``arrays`` and answers as Flower's strategies expect.
@@ -62,7 +62,7 @@ def run_federation(
         learning_rate=spec.training.learning_rate,
     )
     model = initial_model(spec)
-    ledger = Ledger(spec, out / "truth", progress)
+    ledger = Ledger(spec, out / "truth")
     recorder = Recorder(out, defense=defense_slug, keep=attack_filter)
     stop = threading.Event() if spec.engine == "ray" else None
     inner = client_app or make_client_app(Shared(spec))
@@ -70,7 +70,6 @@ def run_federation(
     server = make_server_app(
         spec, strategy, model, recorder=recorder, ledger=ledger, progress=progress, stop=stop
     )
-    progress.stage(f"federation {defense_slug}", spec.rounds)
     with quiet_flower(), flower_home(out / "flower"):
         if stop is None:
             run_local(server, client, clients=spec.clients, seed=spec.seed)

@@ -26,7 +26,10 @@ class LocalDP(Defense):
     sensitivity. With noise of standard deviation ``noise_multiplier * clipping_norm`` a round is a Gaussian
     mechanism whose noise-to-sensitivity ratio is ``noise_multiplier / 2``. The guarantee of a client that
     takes part in T rounds composes T of these (each may depend on the ones before), with no amplification:
-    the server knows who took part. Epsilon does not depend on the clipping norm.
+    the server knows who took part. Epsilon does not depend on the clipping norm. At delta 1e-5 the default
+    multiplier gives epsilon 0.73 for 1 round, 2.6 for 10 and 5.8 for 40; a multiplier of 1 gives 10, 46 and
+    133. A guarantee against the server itself costs utility: no other client's noise is counted on, so a
+    federation of a few clients learns little or nothing under it.
 
     Every array is covered: integer arrays, e.g. a batch-norm counter, leave as they were sent. Metrics that
     a client sends beside its arrays (``num-examples``, a loss) travel in clear and are *not* covered. An
@@ -40,10 +43,10 @@ class LocalDP(Defense):
     """
 
     noise_multiplier: float = Field(
-        default=2.0, gt=0, description="standard deviation of the noise over the clipping norm"
+        default=10.0, gt=0, description="standard deviation of the noise over the clipping norm"
     )
     clipping_norm: float = Field(
-        default=0.1, gt=0, description="largest L2 norm of the update, all arrays together"
+        default=0.02, gt=0, description="largest L2 norm of the update, all arrays together"
     )
 
     def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:

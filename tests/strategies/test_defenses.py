@@ -174,7 +174,7 @@ def test_epsilon_is_the_closed_form_from_above(multiplier: float, rounds: int) -
 
 
 def test_epsilon_by_hand_and_at_the_edges() -> None:
-    assert gaussian_epsilon(1.0, 1, 1e-5) == pytest.approx(4.3772, abs=1e-3)  # a published textbook value
+    assert gaussian_epsilon(1.0, 1, 1e-5) == pytest.approx(4.3772, abs=1e-3)  # the closed form for mean 1
     assert gaussian_epsilon(1.0, 0, 1e-5) == 0
     assert gaussian_epsilon(1e-4, 10, 1e-5) == math.inf
     # The classical formula, valid for epsilon up to 1, is a looser bound.
