@@ -156,6 +156,7 @@ def _render(name: str, summary: Summary, **context: Any) -> str:
             style_hash=digest,
             measured=measured,
             unmeasured=[metric for metric in summary.metrics if metric.unavailable is not None],
+            guess_levels=levels,
             levels_known=any(level is not None for level in levels.values()),
             surpasses=surpasses,
             **context,
@@ -183,6 +184,7 @@ def _environment() -> Environment:
             "failed": words.failed,
             "title_of": words.title,
             "listing": words.listing,
+            "upfirst": words.upfirst,
             "page_name": page_name,
         }
     )

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 42
 COLOURS = 8
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
@@ -79,8 +79,8 @@ def _axes(
         _text(svg, "text", f"{value:g}", x=at, y=HEIGHT - BOTTOM + 17, css="tick mid")
     _text(svg, "text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, css="axis mid")
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    turn = f"rotate(-90 11 {middle:g})"
-    _text(svg, "text", y_label, x=11, y=middle, transform=turn, css="axis mid")
+    turn = f"rotate(-90 14 {middle:g})"
+    _text(svg, "text", y_label, x=14, y=middle, transform=turn, css="axis mid")
 
 
 def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fl_audit.reports.schema import DefenseSummary, Leak, PositiveControl, Summary
-from fl_audit.reports.words import circumstance, count, failed, interval, listing, percent, spans
+from fl_audit.reports.words import circumstance, count, failed, interval, listing, percent, spans, upfirst
 
 Kind = Literal["leaks", "none-found", "not-shown"]
 
@@ -46,7 +46,7 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
         where: circumstance at the start of a sentence, e.g. ``Without defense`` or ``Under dp``.
         positive: the positive control, None if it was not run.
     """
-    start = where[:1].upper() + where[1:]
+    start = upfirst(where)
     if not leak.graded:
         lost = f" ({failed(leak)})" if leak.failed_count else ""
         why = f"nothing could be graded{lost}" if leak.images or leak.failed_count else "nothing was attacked"
@@ -108,8 +108,7 @@ def control_sentence(positive: PositiveControl | None) -> str:
         "no": "that nothing was recognised says nothing about the clients",
         "unknown": "that nothing was recognised says nothing about the clients",
     }[positive.power]
-    text = power(positive)
-    return f"{text[:1].upper()}{text[1:]}: {meaning}."
+    return f"{upfirst(power(positive))}: {meaning}."
 
 
 def headline(summary: Summary) -> str:
@@ -130,7 +129,7 @@ def overall(whose: str, kinds: Sequence[tuple[str, Kind]]) -> str:
         sentences.append(f"These attacks recognised none {_joined(groups['none-found'])}.")
     if groups["not-shown"]:
         sentences.append(f"Not shown to be safe: {_joined(groups['not-shown'])}.")
-    return " ".join(f"{text[:1].upper()}{text[1:]}" for text in sentences) or "Nothing was audited."
+    return " ".join(map(upfirst, sentences)) or "Nothing was audited."
 
 
 def caveats(summary: Summary) -> list[str]:

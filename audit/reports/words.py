@@ -76,7 +76,7 @@ def circumstance(defense: DefenseBase) -> str:
 
 def title(defense: DefenseBase) -> str:
     """The defense as a heading."""
-    return "No defense (baseline)" if defense.baseline else defense.name
+    return "No defense" if defense.baseline else defense.name
 
 
 def failed(leak: Leak) -> str:
@@ -96,3 +96,8 @@ def epsilon(value: float | None, delta: float | None = None) -> str:
         return "no guarantee"
     shown = number(value)
     return f"{shown} at δ = {delta:g}" if delta is not None else shown
+
+
+def upfirst(text: str) -> str:
+    """The text with a capital first letter; the rest stays as it is."""
+    return f"{text[:1].upper()}{text[1:]}"
