@@ -47,6 +47,11 @@ class DataConfig(_Section):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share held out for utility, of each client and overall"
     )
+    test_images: int = Field(
+        500,
+        ge=1,
+        description="most images that utility is measured on in a round, held out and at clients each",
+    )
 
 
 class TrainingConfig(_Section):

@@ -53,23 +53,15 @@ def test_each_failure_is_that_clients_finding(tmp_path: Path) -> None:
     config = small(defenses=["hostile"], baseline=False, federation__clients=8, federation__rounds=2)
     folder = audit(tmp_path / "run", config)
     findings = [f for f in read_findings(folder.findings) if f.defense == "hostile" and f.round == 1]
-    by_way = {
-        way: finding for way, finding in zip(CALLS, sorted(findings, key=lambda f: f.client), strict=False)
-    }
-    assert by_way["sound"].status == "graded"
-    assert by_way["raise"].status == "client-failed"
-    words = {
-        "raise": "boom",
-        "nan": "NaN",
-        "inf": "inf",
-        "shape": "shape",
-        "missing": "missing",
-        "extra": "extra",
-    }
-    for way, word in (words | {"zero": "zero"}).items():
-        assert by_way[way].reason is not None
-        assert word in str(by_way[way].reason), way
-        assert by_way[way].recognisable is None
+    assert sorted(finding.client for finding in findings) == list(range(8))
+    assert CALLS[:8] == WAYS
+    words = {"raise": "boom", "nan": "NaN", "inf": "inf", "shape": "shape (", "missing": "missing ['"}
+    for way, word in (words | {"extra": "extra ['", "zero": "the update is zero"}).items():
+        hit = [finding for finding in findings if finding.reason is not None and word in finding.reason]
+        assert len(hit) == 1, (way, [finding.reason for finding in findings])
+        assert hit[0].status == ("client-failed" if way == "raise" else "attack-failed")
+        assert hit[0].recognisable is None
+    assert [finding.status for finding in findings].count("graded") == 1
     second = [f for f in read_findings(folder.findings) if f.defense == "hostile" and f.round == 2]
     assert len(second) == 8
     page = folder.report.read_text() + "".join(
@@ -78,7 +70,7 @@ def test_each_failure_is_that_clients_finding(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
     leak = read_summary(folder.summary).defenses[0]
-    assert (leak.graded, leak.failures) == (2, 14)
+    assert (leak.graded, sum(leak.failed.values())) == (2, 14)
 
 
 def test_every_client_failing_ends_the_run_with_the_reasons(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -49,7 +50,8 @@ def test_the_baseline_leaks_dp_does_not_and_the_control_has_power(finished: RunF
     assert rates["none"] >= 0.75
     assert rates["dp"] == 0
     assert summary.controls.positive is not None
-    assert summary.controls.positive.power == "yes"
+    assert summary.controls.positive.power in ("yes", "partly")
+    assert summary.controls.positive.recognisable >= 2
     for guess in summary.controls.negative.values():
         assert guess.leak_rate is not None
         assert guess.leak_rate <= 0.25
@@ -71,7 +73,7 @@ def test_every_image_has_one_line_and_pictures_that_match_it(finished: RunFolder
         assert finding.reconstruction is not None
         key = CaptureKey(finding.defense, finding.round, finding.client)
         truth = read_truth(finished.truth, key).unique()
-        pixels = torch.tensor(list(Image.open(finished.root / finding.original).getdata()))
+        pixels = torch.from_numpy(np.array(Image.open(finished.root / finding.original))).flatten()
         assert finding.image is not None
         expected = (truth.images[finding.image].flatten() * 255).round()
         assert torch.equal(pixels, expected.to(pixels.dtype))
@@ -152,7 +154,9 @@ def test_no_attack_input_contains_the_truth(
     opened: list[str] = []
     watching = [True]  # an audit hook cannot be taken away again
     monkeypatch.setattr(Attack, "run", spy)
-    sys.addaudithook(lambda event, values: opened.append(str(values[0])) if event == "open" and watching else None)
+    sys.addaudithook(
+        lambda event, values: opened.append(str(values[0])) if event == "open" and watching else None
+    )
     attack_captures(folder, folder.load_config(), Progress(), torch.device("cpu"))
     watching.clear()
     assert len(seen) > 50
@@ -184,7 +188,7 @@ def test_a_damaged_capture_is_named_and_the_others_are_graded(finished: RunFolde
     assert "r002-c01.json" in findings[2, 1].reason
     assert findings[1, 1].status == findings[2, 0].status == "graded"
     none = read_summary(folder.summary).defenses[0]
-    assert (none.graded, none.failures) == (2, 2)
+    assert (none.graded, sum(none.failed.values())) == (2, 2)
 
 
 def test_reconstructions_without_truth_are_unscored_not_safe(finished: RunFolder, tmp_path: Path) -> None:
