@@ -21,7 +21,9 @@ def audited(
     keep: Keep | None = None,
     quarantine: bool = False,
 ) -> T:
-    """Record every train message of a federation, for ``fl-audit attack OUT`` and ``fl-audit grade OUT``.
+    """Record every train message of a federation below ``out/captures``, as each arrives.
+
+    `fl_audit.core.captures.read_update` reads them back; every attack takes what it returns.
 
     Args:
         target: a Flower strategy (the outermost one, where strategies wrap each other), or a grid.

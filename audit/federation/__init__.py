@@ -9,6 +9,7 @@ from fl_audit.federation.flower_strategies import (  # noqa: E402  # the guard c
     strategy_names,
     strategy_summary,
 )
+from fl_audit.federation.local_engine import run_local  # noqa: E402
 from fl_audit.federation.runner import initial_model, run_federation  # noqa: E402
 from fl_audit.federation.spec import (  # noqa: E402
     ClientProblem,
@@ -29,6 +30,7 @@ __all__ = [
     "create_strategy",
     "initial_model",
     "run_federation",
+    "run_local",
     "strategy_names",
     "strategy_summary",
 ]
