@@ -97,6 +97,7 @@ class Leak(Model):
     failed: dict[FailedStatus, int] = Field(
         {}, description="images (whole updates where images are unknown) that no attack was graded on"
     )
+    partly_failed: int = Field(0, ge=0, description="graded images on which another attack was not graded")
     metrics: dict[str, MetricStats] = {}
 
     @property

@@ -213,6 +213,7 @@ class _Counter:
             "leak_rate_ci": interval,
             "ci_method": method,
             "failed": dict(sorted(Counter(i.failure for i in items if i.failure is not None).items())),
+            "partly_failed": sum(len(item.graded) < len(item.findings) for item in graded),
             "metrics": {
                 metric.name: _stats(
                     metric, [closest(metric, (f.metrics.get(metric.name) for f in i.graded)) for i in graded]

@@ -66,10 +66,12 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
         doubts.append(power(positive))
     if doubts:
         return Verdict("not-shown", f"{start} {tally}, but {listing(doubts)}: not shown to be safe.")
-    part = (
-        "" if positive is None or positive.power == "yes" else ", though they reach only part of the control"
-    )
-    return Verdict("none-found", f"{start} {tally}: these attacks found no leak{part}.")
+    text = f"{start} {tally}: these attacks found no leak"
+    if positive is not None and positive.power != "yes":
+        text += ", though they reach only part of the control"
+    if leak.partly_failed:
+        text += f"; on {count(leak.partly_failed, 'image')} one attack or more failed while another was graded"
+    return Verdict("none-found", f"{text}.")
 
 
 def chance(positive: PositiveControl, leak: Leak) -> float:

@@ -1,0 +1,106 @@
+import pytest
+
+from fl_audit.reports.schema import Finding, Summary
+from fl_audit.reports.summarise import summarise
+from fl_audit.reports.verdict import caveats, chance, control_sentence, headline, judge_defense
+from tests.reports import builders
+from tests.reports.builders import control, defense, facts, failure, finding
+
+
+def verdict(findings: list[Finding], name: str = "dp") -> tuple[str, str]:
+    whole = summarise(findings, facts(), [defense(name)])
+    found = judge_defense(whole.defenses[0], whole)
+    return found.kind, found.text
+
+
+def lines(name: str, *ssim: float) -> list[Finding]:
+    return [finding(name, client=client, ssim=value) for client, value in enumerate(ssim)]
+
+
+def test_a_leak() -> None:
+    kind, text = verdict([*control(0.9), *lines("none", 0.9, 0.8, 0.1)], "none")
+    assert kind == "leaks"
+    assert text.startswith("Without defense 2 of 3 images could be recognised (67%, 95% CI ")
+
+
+def test_a_leak_with_failures_says_that_it_may_be_higher() -> None:
+    kind, text = verdict([*control(0.9), *lines("dp", 0.9), failure("dp", 2)])
+    assert kind == "leaks"
+    assert "the true share may be higher" in text
+
+
+def test_no_leak_with_power() -> None:
+    kind, text = verdict([*control(0.9, 0.9, 0.9), *lines("dp", 0.1, 0.1)])
+    assert kind == "none-found"
+    assert text.startswith("Under dp 0 of 2 images could be recognised (0%, 95% CI 0% to ")
+    assert "safe" not in text
+
+
+@pytest.mark.parametrize(
+    ("findings", "words"),
+    [
+        ([*control(0.1, 0.1), *lines("dp", 0.1)], "reached 0 of 2, so the attack has no power here"),
+        ([*control(0.9, 0.1), *lines("dp", 0.1)], "reached 1 of 2, so the attack has power here only in part"),
+        ([failure("control"), *lines("dp", 0.1)], "is unknown"),
+        (lines("dp", 0.1), "no positive control was run"),
+        ([*control(0.9), *lines("dp", 0.1), failure("dp", 2)], "1 more could not be graded"),
+    ],
+)
+def test_no_leak_but_not_shown_to_be_safe(findings: list[Finding], words: str) -> None:
+    kind, text = verdict(findings)
+    assert kind == "not-shown"
+    assert words in text
+    assert text.endswith("not shown to be safe.")
+
+
+def test_all_failed_is_never_safe() -> None:
+    kind, text = verdict([*control(0.9), failure("dp"), failure("dp", client=1)])
+    assert kind == "not-shown"
+    assert text == (
+        "Under dp nothing could be graded (the attack failed: 2): nothing is shown about safety."
+    )
+    assert verdict(control(0.9))[1] == "Under dp nothing was attacked: nothing is shown about safety."
+
+
+def test_a_control_that_reached_a_part_counts_where_chance_is_unlikely() -> None:
+    mixed = [*control(0.9, 0.9, 0.9, 0.9, 0.9, 0.1), *lines("dp", *[0.1] * 6)]
+    whole = summarise(mixed, facts(), [defense("dp")])
+    assert whole.controls.positive is not None
+    # 5 of 6 against 0 of 6: C(6,5) / C(12,5) = 6 / 792, Fisher's exact test.
+    assert chance(whole.controls.positive, whole.defenses[0]) == pytest.approx(6 / 792)
+    kind, text = verdict(mixed)
+    assert kind == "none-found"
+    assert "reach only part of the control" in text
+
+
+def test_another_attack_that_failed_is_said() -> None:
+    extra = failure("dp", attack="dlg")
+    kind, text = verdict([*control(0.9), *lines("dp", 0.1), extra])
+    assert kind == "none-found"
+    assert "on 1 image one attack or more failed" in text
+
+
+def test_the_headline_names_all_three_groups() -> None:
+    text = headline(builders.summary())
+    assert "images could be recognised without defense." in text
+    assert "These attacks recognised none under dp." in text
+    assert "Not shown to be safe: under prune:0.9." in text
+
+
+def test_control_sentences() -> None:
+    whole = builders.summary()
+    assert "reached 2 of 2, so the attack has power here" in control_sentence(whole.controls.positive)
+    assert "may simply be weak" in control_sentence(None)
+
+
+def test_caveats_name_what_was_left_out() -> None:
+    part = facts(
+        federation={"engine": "local", "strategy": "fedavg", "clients": 9, "rounds": 5, "training": {}}
+    )
+    whole: Summary = summarise([finding("dp")], part, [defense("dp")])
+    said = " ".join(caveats(whole))
+    assert "No undefended baseline" in said
+    assert "clients 0\N{EN DASH}1 of 9" in said
+    assert "rounds 1\N{EN DASH}2 of 5" in said
+    assert "interim-ssim" in said
+    assert not any("baseline" in caveat for caveat in caveats(builders.summary()))
