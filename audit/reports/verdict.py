@@ -70,7 +70,9 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
     if positive is not None and positive.power != "yes":
         text += ", though they reach only part of the control"
     if leak.partly_failed:
-        text += f"; on {count(leak.partly_failed, 'image')} one attack or more failed while another was graded"
+        text += (
+            f"; on {count(leak.partly_failed, 'image')} one attack or more failed while another was graded"
+        )
     return Verdict("none-found", f"{text}.")
 
 

@@ -128,7 +128,9 @@ def facts(**changes: object) -> RunFacts:
             name="interim-ssim", description="SSIM of at least 0.5.", calibrated=False, metric="ssim"
         ),
         "metrics": [
-            MetricFacts(name="lpips", label="LPIPS", better="lower", range=(0, None), unavailable="no weights"),
+            MetricFacts(
+                name="lpips", label="LPIPS", better="lower", range=(0, None), unavailable="no weights"
+            ),
             MetricFacts(name="mse", label="MSE", better="lower", range=(0, 1)),
             MetricFacts(name="ssim", label="SSIM", better="higher", range=(-1, 1)),
         ],
@@ -148,7 +150,9 @@ def guesses() -> list[GuessFacts]:
     """A negative control of four images."""
     scores: dict[str, list[float | None]] = {"mse": [0.1, 0.12, 0.14, 0.16], "ssim": [0.1, 0.2, 0.3, None]}
     words = "the mean image"
-    return [GuessFacts(kind="mean-image", words=words, scores=scores, recognisable=[False, False, False, None])]
+    return [
+        GuessFacts(kind="mean-image", words=words, scores=scores, recognisable=[False, False, False, None])
+    ]
 
 
 def findings() -> list[Finding]:
@@ -194,5 +198,7 @@ def write_run(root: Path, lines: list[Finding], whole: Summary) -> None:
         for path, who in ((line.original, "original"), (line.reconstruction, line.defense)):
             if path is not None:
                 code = f"{who} {line.round} {line.client} {line.image} {line.defense == 'control'}"
-                generator = torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(code)) % 2**31)
+                generator = torch.Generator().manual_seed(
+                    sum(ord(c) * 31**i for i, c in enumerate(code)) % 2**31
+                )
                 write_png(root / path, torch.rand(1, 8, 8, generator=generator))

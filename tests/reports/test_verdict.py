@@ -40,7 +40,10 @@ def test_no_leak_with_power() -> None:
     ("findings", "words"),
     [
         ([*control(0.1, 0.1), *lines("dp", 0.1)], "reached 0 of 2, so the attack has no power here"),
-        ([*control(0.9, 0.1), *lines("dp", 0.1)], "reached 1 of 2, so the attack has power here only in part"),
+        (
+            [*control(0.9, 0.1), *lines("dp", 0.1)],
+            "reached 1 of 2, so the attack has power here only in part",
+        ),
         ([failure("control"), *lines("dp", 0.1)], "is unknown"),
         (lines("dp", 0.1), "no positive control was run"),
         ([*control(0.9), *lines("dp", 0.1), failure("dp", 2)], "1 more could not be graded"),
@@ -56,9 +59,7 @@ def test_no_leak_but_not_shown_to_be_safe(findings: list[Finding], words: str) -
 def test_all_failed_is_never_safe() -> None:
     kind, text = verdict([*control(0.9), failure("dp"), failure("dp", client=1)])
     assert kind == "not-shown"
-    assert text == (
-        "Under dp nothing could be graded (the attack failed: 2): nothing is shown about safety."
-    )
+    assert text == ("Under dp nothing could be graded (the attack failed: 2): nothing is shown about safety.")
     assert verdict(control(0.9))[1] == "Under dp nothing was attacked: nothing is shown about safety."
 
 
