@@ -83,7 +83,7 @@ def main_of_the_server(grid: Grid, context: Context) -> None:
     strategy.start(grid=grid, initial_arrays=ArrayRecord(make_model().state_dict()), num_rounds=2)
 
 
-# ---- what the server could make of it -----------------------------------------------------------------------
+# ---- what the server could make of it ---------------------------------------------------------------------
 
 
 def main() -> None:

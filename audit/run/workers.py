@@ -1,7 +1,10 @@
 """Attacks side by side: one single-threaded process for each core, each writing its own results."""
 
 import multiprocessing
+import os
 import queue
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -82,6 +85,16 @@ def _start(reports: Any) -> None:
     global _reports
     _reports = reports
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed main process must not leave its workers behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(root: Path, folder: Path) -> None:
