@@ -14,7 +14,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
 from rich.text import Text
@@ -152,6 +151,18 @@ class _Counts(ProgressColumn):
         return Text("") if task.total is None else self._counts.render(task)
 
 
+class _Left(ProgressColumn):
+    """The time that is left; nothing while unknown or when done."""
+
+    def render(self, task: Task) -> Text:
+        """Render one task."""
+        if task.time_remaining is None or task.finished:
+            return Text("")
+        minutes, seconds = divmod(round(task.time_remaining), 60)
+        hours, minutes = divmod(minutes, 60)
+        return Text(f"{hours}:{minutes:02d}:{seconds:02d} left", style="dim")
+
+
 def _bars(console: Console) -> Bars:
     return Bars(
         SpinnerColumn(finished_text="\N{CHECK MARK}"),
@@ -159,8 +170,7 @@ def _bars(console: Console) -> Bars:
         BarColumn(bar_width=24),
         _Counts(),
         TimeElapsedColumn(),
-        TextColumn("left", style="dim", markup=False),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=False),
+        _Left(),
         TextColumn("{task.fields[detail]}", style="cyan", markup=False),
         console=console,
         refresh_per_second=8,

@@ -6,6 +6,7 @@ Jinja escapes every value; the page's content security policy allows no script, 
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fl_audit.core.files import write_text
 from fl_audit.reports import words
@@ -184,12 +185,19 @@ def _environment() -> Environment:
             "failed": words.failed,
             "title_of": words.title,
             "listing": words.listing,
+            "breakable": _breakable,
             "upfirst": words.upfirst,
             "page_name": page_name,
         }
     )
     environment.globals.update(count=words.count, rate_bar=rate_bar, swatch=swatch)
     return environment
+
+
+def _breakable(text: str) -> Markup:
+    """The text, escaped, with places where a narrow column may break a long name."""
+    parts = re.split(r"(?<=[:=,_-])", text)
+    return Markup("<wbr>").join(escape(part) for part in parts)
 
 
 def _style() -> str:

@@ -41,12 +41,18 @@ class _Frame:
 
     first: float
     last: float
+    columns: int
     lines: int
+
+    @property
+    def dense(self) -> bool:
+        """Whether markers of the usual size would run into each other."""
+        return self.columns > 15
 
     def x(self, value: float, line: float) -> float:
         span = self.last - self.first
         share = 0.04 + 0.92 * (value - self.first) / span if span else 0.5
-        apart = (line - (self.lines - 1) / 2) * min(7.0, 40 / self.lines)
+        apart = (line - (self.lines - 1) / 2) * (0 if self.dense else min(7.0, 40 / self.lines))
         return LEFT + (WIDTH - LEFT - RIGHT) * share + apart
 
     def y(self, value: float) -> float:
@@ -58,7 +64,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
     columns = sorted({point.x for line in series for point in line.points})
     if not columns:
         return Markup()
-    frame = _Frame(columns[0], columns[-1], len(series))
+    frame = _Frame(columns[0], columns[-1], len(columns), len(series))
     svg = _element("svg", None, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", css="chart", aria_label=title)
     _text(svg, "title", title)
     _axes(svg, frame, columns, x_label, y_label)
@@ -99,7 +105,11 @@ def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> 
             if point.low is not None and point.high is not None:
                 ends = {"y1": frame.y(point.low), "y2": frame.y(point.high)}
                 _element("line", group, x1=x, x2=x, css="whisker", **ends)
-            _text(_marker(group, index, x, y), "title", f"{line.name}: {point.tooltip}")
+            _text(
+                _marker(group, index, x, y, 0.5 if frame.dense else 1),
+                "title",
+                f"{line.name}: {point.tooltip}",
+            )
 
 
 def swatch(index: int) -> Markup:
@@ -126,17 +136,20 @@ def rate_bar(rate: float | None, bounds: tuple[float, float] | None) -> Markup:
     return _markup(svg)
 
 
-def _marker(parent: ElementTree.Element, index: int, x: float, y: float) -> ElementTree.Element:
+def _marker(
+    parent: ElementTree.Element, index: int, x: float, y: float, size: float = 1
+) -> ElementTree.Element:
     shape = index % 4
     if shape == 0:
-        return _element("circle", parent, cx=x, cy=y, r=4.5, css="mark")
+        return _element("circle", parent, cx=x, cy=y, r=4.5 * size, css="mark")
     if shape == 1:
-        return _element("rect", parent, x=x - 4, y=y - 4, width=8, height=8, css="mark")
+        half = 4 * size
+        return _element("rect", parent, x=x - half, y=y - half, width=2 * half, height=2 * half, css="mark")
     corners = {
         2: ((0, -5.5), (5, 4), (-5, 4)),
         3: ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
     }[shape]
-    points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    points = " ".join(f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in corners)
     return _element("polygon", parent, points=points, css="mark")
 
 

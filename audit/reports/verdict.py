@@ -18,6 +18,9 @@ Kind = Literal["leaks", "none-found", "not-shown"]
 SIGNIFICANCE = 0.05
 """A control that reached only some images counts if chance alone is less likely than this; see `chance`."""
 
+MOST_NAMES = 3
+"""Defenses that a headline names one by one."""
+
 LABELS: dict[Kind, str] = {
     "leaks": "Leaks",
     "none-found": "No leak found",
@@ -46,7 +49,7 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
         where: circumstance at the start of a sentence, e.g. ``Without defense`` or ``Under dp``.
         positive: the positive control, None if it was not run.
     """
-    start = upfirst(where)
+    start = f"{upfirst(where)},"
     if not leak.graded:
         lost = f" ({failed(leak)})" if leak.failed_count else ""
         why = f"nothing could be graded{lost}" if leak.images or leak.failed_count else "nothing was attacked"
@@ -158,7 +161,9 @@ def caveats(summary: Summary) -> list[str]:
 
 
 def _joined(circumstances: Sequence[str]) -> str:
-    """``without defense and under a, b``."""
+    """``without defense and under a, b``; more than `MOST_NAMES` are only counted."""
     bare = [text for text in circumstances if not text.startswith("under ")]
     names = [text.removeprefix("under ") for text in circumstances if text.startswith("under ")]
+    if len(names) > MOST_NAMES:
+        return listing([*bare, f"under {len(names)} of the defenses"])
     return listing([*bare, *([f"under {listing(names)}"] if names else [])])

@@ -15,7 +15,7 @@ from fl_audit.reports.summarise import summarise
 from tests.reports import builders
 from tests.reports.builders import HOSTILE, control, defense, facts, failure, finding
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):
@@ -197,8 +197,8 @@ def test_the_verdict_comes_first(run: Path) -> None:
     words = Page(run / "report.html").words
     order = [words.index(text) for text in ("could be recognised", "Defenses compared", "Limits of this")]
     assert order == sorted(order)
-    assert "Without defense 3 of 4 images could be recognised (75%, 95% CI" in words
-    assert "Under dp 0 of 4 images could be recognised" in words
+    assert "Without defense, 3 of 4 images could be recognised (75%, 95% CI" in words
+    assert "Under dp, 0 of 4 images could be recognised" in words
     assert "The positive control reached 2 of 2, so the attack has power here" in words
     assert "fl-audit run --defense dp" in words
     assert "the mean image" in words

@@ -2,7 +2,7 @@ import pytest
 
 from fl_audit.reports.schema import Finding, Summary
 from fl_audit.reports.summarise import summarise
-from fl_audit.reports.verdict import caveats, chance, control_sentence, headline, judge_defense
+from fl_audit.reports.verdict import Kind, caveats, chance, control_sentence, headline, judge_defense, overall
 from tests.reports import builders
 from tests.reports.builders import control, defense, facts, failure, finding
 
@@ -20,7 +20,7 @@ def lines(name: str, *ssim: float) -> list[Finding]:
 def test_a_leak() -> None:
     kind, text = verdict([*control(0.9), *lines("none", 0.9, 0.8, 0.1)], "none")
     assert kind == "leaks"
-    assert text.startswith("Without defense 2 of 3 images could be recognised (67%, 95% CI ")
+    assert text.startswith("Without defense, 2 of 3 images could be recognised (67%, 95% CI ")
 
 
 def test_a_leak_with_failures_says_that_it_may_be_higher() -> None:
@@ -32,7 +32,7 @@ def test_a_leak_with_failures_says_that_it_may_be_higher() -> None:
 def test_no_leak_with_power() -> None:
     kind, text = verdict([*control(0.9, 0.9, 0.9), *lines("dp", 0.1, 0.1)])
     assert kind == "none-found"
-    assert text.startswith("Under dp 0 of 2 images could be recognised (0%, 95% CI 0% to ")
+    assert text.startswith("Under dp, 0 of 2 images could be recognised (0%, 95% CI 0% to ")
     assert "safe" not in text
 
 
@@ -59,8 +59,10 @@ def test_no_leak_but_not_shown_to_be_safe(findings: list[Finding], words: str) -
 def test_all_failed_is_never_safe() -> None:
     kind, text = verdict([*control(0.9), failure("dp"), failure("dp", client=1)])
     assert kind == "not-shown"
-    assert text == ("Under dp nothing could be graded (the attack failed: 2): nothing is shown about safety.")
-    assert verdict(control(0.9))[1] == "Under dp nothing was attacked: nothing is shown about safety."
+    assert text == (
+        "Under dp, nothing could be graded (the attack failed: 2): nothing is shown about safety."
+    )
+    assert verdict(control(0.9))[1] == "Under dp, nothing was attacked: nothing is shown about safety."
 
 
 def test_a_control_that_reached_a_part_counts_where_chance_is_unlikely() -> None:
@@ -105,3 +107,10 @@ def test_caveats_name_what_was_left_out() -> None:
     assert "rounds 1\N{EN DASH}2 of 5" in said
     assert "interim-ssim" in said
     assert not any("baseline" in caveat for caveat in caveats(builders.summary()))
+
+
+def test_the_headline_counts_defenses_where_they_are_many() -> None:
+    kinds: list[tuple[str, Kind]] = [("without defense", "leaks")]
+    kinds += [(f"under dp:{number}", "leaks") for number in range(5)]
+    text = overall("clients' images", kinds)
+    assert text == "Clients' images could be recognised without defense and under 5 of the defenses."
