@@ -117,8 +117,7 @@ class LiveProgress(Progress):
         self._bars.update(self._unit, completed=done, total=total, detail=detail)
 
     def advance(self) -> None:
-        """Move the stage's bar."""
-        self._drop_unit()
+        """Move the stage's bar. The unit's stays: with several at work, another one may have finished."""
         if self._stage is not None:
             self._bars.advance(self._stage)
 

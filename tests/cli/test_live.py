@@ -66,7 +66,7 @@ def test_the_terminal_shows_stage_unit_and_objective() -> None:
     assert "a [red]note" in said
 
 
-def test_a_unit_ends_with_advance_and_the_stage_moves() -> None:
+def test_the_stage_moves_and_the_unit_stays_until_the_next_begins() -> None:
     out, _ = console(terminal=True)
     clock = Ticker()
     bars = Bars(console=out, auto_refresh=False)
@@ -80,7 +80,9 @@ def test_a_unit_ends_with_advance_and_the_stage_moves() -> None:
     progress.step(4, 4, 0.3)  # the last is never dropped
     assert bars.tasks[1].completed == 4
     progress.advance()
-    assert [(task.description, task.completed) for task in bars.tasks] == [("attack", 1)]
+    assert [(task.description, task.completed) for task in bars.tasks] == [("attack", 1), ("  one", 4)]
+    progress.begin("two")
+    assert [task.description for task in bars.tasks] == ["attack", "  two"]
     progress.stage("grade", 1)
     progress.advance()
     progress.close()
