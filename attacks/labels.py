@@ -176,7 +176,7 @@ def _refine(
         expected = share @ probabilities
         factor = scale if scale is not None else _estimate_scale(bias_gradient, expected, images)
         counts = _round(images * (expected - bias_gradient / factor), images)
-        share = counts / images
+        share = counts.double() / images
         embeddings = _class_embeddings(layer, embeddings, probabilities, share, factor)
         probabilities = _softmax(layer, embeddings)
         misfit = _misfit(layer, bias_gradient / factor, embeddings, probabilities, share, factor)
