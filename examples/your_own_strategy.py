@@ -11,6 +11,7 @@ It prints (and writes the digit of each client beside its reconstruction to ``yo
     client 1: the server saw 4 arrays; the attack inferred label 0
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -66,7 +67,10 @@ def train(message: Message, context: Context) -> Message:
 class OurStrategy(FedAvg):
     """The team's strategy: FedAvg whose learning rate the server announces."""
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid):  # noqa: ANN201, D102
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """As FedAvg, with the rate announced."""
         config["announced-lr"] = 0.1
         return super().configure_train(server_round, arrays, config, grid)
 

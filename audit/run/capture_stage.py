@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import GroundTruth
+from fl_audit.core.types import GroundTruth, Scalar
 from fl_audit.core.units import ImageData
 from fl_audit.data import Splits, client_splits
 from fl_audit.federation import FederationResult, FederationSpec, Training, run_federation
@@ -110,7 +110,10 @@ def _capture(
         progress=progress,
         attack_filter=lambda number, client: number in rounds and client in clients,
     )
+    in_clear: dict[int, dict[str, Scalar]] = {}
     for key in list_captures(folder.captures, slug):
+        metrics = read_update(folder.captures, key).metrics
+        in_clear[key.client] = dict(metrics) or in_clear.get(key.client, {})
         truth: GroundTruth | None = None
         with contextlib.suppress(CaptureError):  # a client that failed has none; its finding says so
             truth = read_truth(folder.truth, key)
@@ -128,10 +131,12 @@ def _capture(
         progress.note(
             f"{spec}: no truth of client {problem.client} in round {problem.round}: {problem.reason}"
         )
-    write_record(folder.federation(slug), _record(result, config.federation.clients))
+    write_record(folder.federation(slug), _record(result, config.federation.clients, in_clear))
 
 
-def _record(result: FederationResult, clients: int) -> FederationRecord:
+def _record(
+    result: FederationResult, clients: int, in_clear: dict[int, dict[str, Scalar]]
+) -> FederationRecord:
     rounds = [
         UtilityRound(
             round=entry.round,
@@ -153,6 +158,7 @@ def _record(result: FederationResult, clients: int) -> FederationRecord:
                 client=client,
                 rounds_participated=result.participation.get(client, 0),
                 accuracy=None if last is None else last.client_accuracy.get(client),
+                in_clear=in_clear.get(client, {}),
                 failures=[
                     ClientFailure(round=failure.round, reason=failure.reason)
                     for failure in result.failures

@@ -1,7 +1,7 @@
 """The positive control: undefended one-image steps of the same model, to prove that the attack has power.
 
 For each attacked round, one SGD step on one held-out image from the very weights that the server sent in
-that round. The captures look like any other and go through the same attack and grading; where even these
+that round; the images are drawn from the half with more contrast. The captures look like any other and go through the same attack and grading; where even these
 cannot be reconstructed, "nothing was recognised" says nothing about the clients.
 """
 
@@ -33,7 +33,7 @@ def capture_control(
         pool: indices of the held-out images, int64 ``(M,)``.
         model: the architecture.
     """
-    chosen = numpy_generator(config.seed, "control").permutation(pool.numpy())
+    chosen = numpy_generator(config.seed, "control").permutation(_with_contrast(data, pool).numpy())
     weights = {key.round: key for key in reversed(list_captures(folder.captures, slug))}
     position = 0
     for number in sorted(weights):
@@ -56,6 +56,12 @@ def capture_control(
     write_json(
         folder.federation(CONTROL), {"schema_version": 1, "weights_of": slug, "rounds": sorted(weights)}
     )
+
+
+def _with_contrast(data: ImageData, pool: torch.Tensor) -> torch.Tensor:
+    """The half of ``pool`` with more contrast: a nearly black image shows nothing that one could recognise."""
+    contrast = data.images[pool].flatten(1).std(1)
+    return pool[contrast >= contrast.median()]
 
 
 def one_step(

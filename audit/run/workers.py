@@ -63,7 +63,10 @@ def run_side_by_side(root: Path, jobs: list["Job"], workers: int, progress: Prog
             done, _ = wait(running, timeout=_REPORT_EVERY, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
-                yield running.pop(future)
+                job = running.pop(future)
+                progress.begin(job.label)  # so that the display counts the job that is finished
+                shown = None
+                yield job
             oldest = next(iter(running.values())).label if running else None
             if oldest is not None and oldest != shown:
                 progress.begin(oldest)

@@ -17,7 +17,7 @@ def test_a_mismatched_pair_says_so_and_how_to_mend_it(monkeypatch: pytest.Monkey
             raise RuntimeError("operator torchvision::nms does not exist")
         return builtins.__import__(name)
 
-    monkeypatch.setattr(compat.importlib, "import_module", broken)
+    monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(AuditError) as caught:
         compat.check_torch_pair()
     for words in ("does not work with torch", "nms", "released in pairs", "pip install"):

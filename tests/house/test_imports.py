@@ -7,8 +7,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import fl_audit
 import pytest
+
+import fl_audit
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"fl_audit": "audit", "fl_audit.strategies": "strategies", "fl_audit.attacks": "attacks"}
@@ -48,7 +49,9 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize(("part", "path"), list(sources()), ids=lambda value: str(value).removeprefix(f"{ROOT}/"))
+@pytest.mark.parametrize(
+    ("part", "path"), list(sources()), ids=lambda value: str(value).removeprefix(f"{ROOT}/")
+)
 def test_a_file_imports_only_what_its_part_may(part: str, path: Path) -> None:
     for name in imported(path):
         top, _, rest = name.partition(".")
