@@ -34,6 +34,7 @@ class Parts:
         schedule: factor on the step size.
         stopping: when to stop early.
         box: whether the images are projected to [0, 1] after each step.
+        success: a total at which no further chunk of restarts is begun.
         check_every: iterations between checks of the objective, for progress, stopping and NaN.
     """
 
@@ -46,6 +47,7 @@ class Parts:
     schedule: Schedule = Constant()
     stopping: Stopping = Never()
     box: bool = True
+    success: float = 0.0
     check_every: int = CHECK_EVERY
 
 
@@ -109,6 +111,8 @@ def optimise(problem: Problem, labels: Tensor, parts: Parts) -> Outcome:
         best, iterations = _descend(problem, parts, total, torch.stack(starts), first // width)
         bests.append(best)
         spent += iterations * width
+        if float(best.totals.min()) <= parts.success:
+            break
     totals = torch.cat([best.totals for best in bests])
     chosen = int(totals.argmin())
     if not math.isfinite(float(totals[chosen])):

@@ -63,10 +63,14 @@ def squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Te
 def fitted_squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
     """``min_a |a s - o|^2 / |o|^2 = 1 - cos^2`` over all tensors together, ``(R,)`` in [0, 1].
 
-    A negative factor is no gradient, so that angles beyond 90 degrees count as 1.
+    A negative factor is no gradient, so that angles beyond 90 degrees count as 1. The residual is summed
+    as such, since ``1 - cos^2`` loses all digits near the solution; the best factor needs no derivative
+    of its own there.
     """
-    dot, own, theirs = _products(simulated, observed)
-    return 1 - dot.clamp(min=0).square() / ((own + TINY) * (theirs + TINY))
+    dot, own, _ = _products(simulated, observed)
+    factor = (dot.clamp(min=0) / (own + TINY)).detach()
+    scaled = [factor.view(-1, *(1,) * o.ndim) * s for s, o in zip(simulated, observed, strict=True)]
+    return squared_error(scaled, observed)
 
 
 def _products(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

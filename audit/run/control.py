@@ -1,8 +1,9 @@
 """The positive control: undefended one-image steps of the same model, to prove that the attack has power.
 
 For each attacked round, one SGD step on one held-out image from the very weights that the server sent in
-that round; the images are drawn from the half with more contrast. The captures look like any other and go through the same attack and grading; where even these
-cannot be reconstructed, "nothing was recognised" says nothing about the clients.
+that round; the images are drawn from the half with more contrast. The captures look like any other and go
+through the same attack and grading; where even these cannot be reconstructed, "nothing was recognised" says
+nothing about the clients.
 """
 
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def capture_control(
 
 
 def _with_contrast(data: ImageData, pool: torch.Tensor) -> torch.Tensor:
-    """The half of ``pool`` with more contrast: a nearly black image shows nothing that one could recognise."""
+    """The half of ``pool`` with more contrast: in a nearly black image there is nothing to recognise."""
     contrast = data.images[pool].flatten(1).std(1)
     return pool[contrast >= contrast.median()]
 
