@@ -31,3 +31,8 @@ def _inside(value: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
 """Path of a file inside the run folder, relative to it, POSIX form."""
+
+
+def rounded(value: float, digits: int = 6) -> float:
+    """``value`` to so many significant digits: decimals would turn a small error into none at all."""
+    return float(f"{value:.{digits}g}")

@@ -12,7 +12,15 @@ from pydantic import Field, ValidationError
 
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_json, write_json
-from fl_audit.reports._base import CONTROL, SCHEMA_VERSION, FailedStatus, Model, RelativePath, Status
+from fl_audit.reports._base import (
+    CONTROL,
+    SCHEMA_VERSION,
+    FailedStatus,
+    Model,
+    RelativePath,
+    Status,
+    rounded,
+)
 from fl_audit.reports.facts import (
     Attacked,
     ClientFacts,
@@ -71,6 +79,7 @@ __all__ = [
     "WorstImage",
     "read_findings",
     "read_summary",
+    "rounded",
     "write_findings",
     "write_summary",
 ]

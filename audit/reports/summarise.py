@@ -9,7 +9,7 @@ import numpy as np
 
 from fl_audit.core.seeding import derive_seed
 from fl_audit.metrics import leak_rate
-from fl_audit.reports._base import CONTROL, FailedStatus
+from fl_audit.reports._base import CONTROL, FailedStatus, rounded
 from fl_audit.reports.order import by_name, closest, leak_key
 from fl_audit.reports.schema import (
     AttackLeak,
@@ -30,9 +30,6 @@ from fl_audit.reports.schema import (
     Summary,
     WorstImage,
 )
-
-DIGITS = 6
-"""Decimals kept of computed figures; the scores in the findings are rounded alike."""
 
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
@@ -203,8 +200,8 @@ class _Counter:
         rate, interval, method = None, None, None
         if graded:
             found = leak_rate(recognisable, [item.client for item in graded], self._seed)
-            rate, method = round(found.rate, DIGITS), found.method
-            interval = (round(found.low, DIGITS), round(found.high, DIGITS))
+            rate, method = rounded(found.rate), found.method
+            interval = (rounded(found.low), rounded(found.high))
         return {
             "images": sum(item.image is not None for item in items),
             "graded": len(graded),
@@ -264,11 +261,11 @@ def _stats(metric: MetricFacts, values: Sequence[float | None]) -> MetricStats:
     points = np.quantile(np.asarray(measured, dtype=np.float64), list(QUANTILES.values()))
     return MetricStats(
         n=len(measured),
-        mean=round(float(np.mean(measured)), DIGITS),
-        worst=None if worst is None else round(worst, DIGITS),
-        quantiles={name: round(float(point), DIGITS) for name, point in zip(QUANTILES, points, strict=True)},
+        mean=rounded(float(np.mean(measured))),
+        worst=None if worst is None else rounded(worst),
+        quantiles={name: rounded(float(point)) for name, point in zip(QUANTILES, points, strict=True)},
     )
 
 
 def _share(part: int, whole: int) -> float | None:
-    return round(part / whole, DIGITS) if whole else None
+    return rounded(part / whole) if whole else None

@@ -17,7 +17,7 @@ from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
 from fl_audit.metrics import InterimRule, Metric, Scores, match, metrics
-from fl_audit.reports.schema import Finding, Status, Summary, write_findings, write_summary
+from fl_audit.reports.schema import Finding, Status, Summary, rounded, write_findings, write_summary
 from fl_audit.reports.summarise import summarise
 from fl_audit.run.attack_stage import read_reconstruction
 from fl_audit.run.config import RunConfig
@@ -213,4 +213,4 @@ def _pictures(
 
 def _number(value: Tensor) -> float | None:
     number = float(value)
-    return round(number, 6) if math.isfinite(number) else None
+    return rounded(number) if math.isfinite(number) else None
