@@ -53,7 +53,7 @@ class Analytic(Attack):
     )
 
     agreement: float = Field(
-        1e-3, gt=0, le=1, description="root mean square pixel difference at which two rows show one image"
+        1e-5, gt=0, le=1, description="root mean square pixel difference at which two rows show one image"
     )
 
     def _reconstruct(self, problem: Problem) -> Reconstruction:
@@ -146,7 +146,7 @@ def distinct_inputs(
             value = single_input(weight[group], bias[group])
             found.append((int(group.sum()), float(outside[row]), value))
     # An image that several rows agree on but that is no image is a mixture that cancels in like ways.
-    found.sort(key=lambda item: (item[1] > 10 * agreement, -item[0], item[1]))
+    found.sort(key=lambda item: (item[1] > 1e-3, -item[0], item[1]))
     chosen = found[:images]
     return torch.stack([value for _, _, value in chosen]), sum(count > 1 for count, _, _ in chosen)
 

@@ -67,7 +67,8 @@ class DeepLeakage(Attack):
         outcome = optimise(problem, labels.values, parts)
         if outcome.total > self.success:
             problem.notes.append(
-                f"no start reached a relative squared error of {self.success:g}; the best is {outcome.total:.2g}"
+                f"no start reached a relative squared error of {self.success:g}; the best is "
+                f"{outcome.total:.2g}"
             )
         return Reconstruction(
             "done",

@@ -24,6 +24,7 @@ from fl_audit.attacks.problem import AttackFailed, Problem
 
 ROUNDS = 30
 DUMMIES = 16
+TRIALS = 16
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def count_labels(layer: LastLayer, images: int, scale: float | None) -> Tensor:
         counts[bias_gradient.argmin()] = 1
         return counts
     candidates = [
-        _refine(layer, bias_gradient, start, images, scale)
+        _refine(layer, bias_gradient, start, images, factor)
         for start in (_absent_embedding(layer, bias_gradient), layer.typical)
+        for factor in ([scale] if scale is not None else _scales(layer, bias_gradient, start, images))
     ]
     return min(candidates, key=lambda candidate: candidate[1])[0]
 
@@ -164,7 +166,7 @@ def _absent_embedding(layer: LastLayer, bias_gradient: Tensor) -> Tensor:
 
 
 def _refine(
-    layer: LastLayer, bias_gradient: Tensor, start: Tensor, images: int, scale: float | None
+    layer: LastLayer, bias_gradient: Tensor, start: Tensor, images: int, factor: float
 ) -> tuple[Tensor, float]:
     """Refine counts and class-wise embeddings in turn; returns counts and the misfit of the gradients."""
     classes = len(bias_gradient)
@@ -174,7 +176,6 @@ def _refine(
     best: tuple[Tensor, float] | None = None
     for _ in range(ROUNDS):
         expected = share @ probabilities
-        factor = scale if scale is not None else _estimate_scale(bias_gradient, expected, images)
         counts = _round(images * (expected - bias_gradient / factor), images)
         share = counts.double() / images
         embeddings = _class_embeddings(layer, embeddings, probabilities, share, factor)
@@ -223,12 +224,20 @@ def _misfit(
     return value if math.isfinite(value) else math.inf
 
 
-def _estimate_scale(bias_gradient: Tensor, expected: Tensor, images: int) -> float:
-    """Scale from classes without images, where the bias gradient is the scale times the probability."""
-    ratios = (bias_gradient / expected.clamp(min=1e-12)).sort(descending=True).values
-    absent = max(len(ratios) - images, 1)
-    factor = float(ratios[:absent].median())
-    return factor if factor > 0 else max(float(ratios[0]), 1e-12)
+def _scales(layer: LastLayer, bias_gradient: Tensor, start: Tensor, images: int) -> list[float]:
+    """Scales worth trying: for a class without images, the bias gradient over the probability is the scale.
+
+    Which classes have none is unknown, so that the misfit decides: all ratios where there are few.
+    """
+    expected = _softmax(layer, start[None])[0]
+    ratios = (bias_gradient / expected.clamp(min=1e-12)).sort(descending=True)
+    absent = max(len(expected) - images, 1)
+    places = ratios.indices[:absent]
+    pooled = float(bias_gradient[places].sum() / expected[places].sum().clamp(min=1e-12))
+    step = max(len(expected) // TRIALS, 1)
+    found = [pooled, *ratios.values[::step].tolist()]
+    usable = [value for value in found if value > 0 and math.isfinite(value)]
+    return usable or [max(float(bias_gradient.abs().sum()), 1e-12)]
 
 
 def _round(counts: Tensor, images: int) -> Tensor:

@@ -44,7 +44,7 @@ def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Grad
     if training is None:
         raise ValueError("several steps cannot be simulated without the training details")
     current, buffers = start, dict[str, Tensor]()
-    for part, marks in zip(images.split(list(sizes)), labels.split(list(sizes)), strict=True):
+    for part, marks in zip(torch.split(images, list(sizes)), torch.split(labels, list(sizes)), strict=True):
         step = gradient(problem, current, part, marks)
         if training.weight_decay:
             step = {name: g + training.weight_decay * current[name] for name, g in step.items()}
