@@ -6,7 +6,7 @@ Images are float32 ``(N, C, H, W)`` in [0, 1]. Unmeasured is NaN with a reason, 
 from fl_audit.core.discover import import_modules
 from fl_audit.metrics._base import Metric, Scores
 from fl_audit.metrics._registry import metrics
-from fl_audit.metrics._weights import download_weights
+from fl_audit.metrics._weights import download_weights, installed_weights
 from fl_audit.metrics.controls import negative_guesses
 from fl_audit.metrics.frechet import frechet_distance
 from fl_audit.metrics.leakrate import LeakRate, leak_rate
@@ -27,6 +27,7 @@ __all__ = [
     "arrange",
     "download_weights",
     "frechet_distance",
+    "installed_weights",
     "leak_rate",
     "lpips_distance",
     "match",

@@ -72,6 +72,12 @@ def problem(network: Network) -> str | None:
     return None
 
 
+def installed_weights() -> dict[str, str]:
+    """SHA-256 of every weight file that the metrics here can use, by file name; figures depend on them."""
+    usable = (file for network, file in weight_files().items() if problem(network) is None)
+    return {file.path.name: _digest(file.path, file.path.stat().st_mtime_ns) for file in usable}
+
+
 def load_weights(network: Network) -> dict[str, Tensor]:
     """The state dict; its file is checked first, and read without executing anything in it.
 

@@ -11,6 +11,7 @@ import torch
 
 import fl_audit
 from fl_audit.core.files import write_json
+from fl_audit.metrics import installed_weights
 from fl_audit.run.config import RunConfig
 
 _PACKAGES = (
@@ -45,7 +46,7 @@ def write_manifest(path: Path, config: RunConfig, run_id: str, command: list[str
             "cpu_cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "device": device_name(device),
-            "weights": {},
+            "weights": installed_weights(),
         },
     )
 

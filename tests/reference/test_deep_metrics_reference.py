@@ -94,6 +94,16 @@ def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert metrics.create("lpips:squeeze").unavailable() is None
 
 
+def test_only_usable_weights_are_listed_with_their_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(monkeypatch, tmp_path, "squeeze", nn.Linear(2, 2))
+    (path,) = download_weights(["squeeze"])
+    assert _weights.installed_weights() == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.unlink()
+    assert _weights.installed_weights() == {}
+
+
 def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = keep(monkeypatch, tmp_path, "alex", nn.Linear(2, 2))
     source.write_bytes(b"something else")
