@@ -194,7 +194,10 @@ def _run(
         return Reconstruction("failed", reason=_relative(error, folder))
     # The defense is left out of the seed, so that defenses are compared on the same random starts.
     seed = derive_seed(config.seed, "attack", job.key.round, job.key.client, job.spec)
-    return job.attack.run(update, knowledge, seed=seed, device=device, progress=progress)
+    try:
+        return job.attack.run(update, knowledge, seed=seed, device=device, progress=progress)
+    except torch.OutOfMemoryError as error:
+        return Reconstruction("failed", reason=f"out of memory on {device}: {str(error).splitlines()[0]}")
 
 
 def _relative(error: CaptureError, folder: RunFolder) -> str:

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -77,6 +79,12 @@ def run_side_by_side(root: Path, jobs: list["Job"], workers: int, progress: Prog
                     if label == shown:
                         progress.step(*state)
         pool.shutdown()
+    except BrokenProcessPool as error:
+        raise AuditError(
+            f"an attacking process was killed, perhaps for want of memory ({workers} at once). What is "
+            f"finished is kept; go on with fewer: set attack.workers in {root / 'config.yaml'}, then "
+            f"fl-audit run --resume {root}"
+        ) from error
     except BaseException:
         for process in list(pool._processes.values()):
             process.terminate()

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fl_audit.attacks import Attack
+from fl_audit.cli.main import _run
 from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
@@ -228,3 +229,20 @@ def test_an_occupied_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
         audit(tmp_path, small())
     assert caught.value.exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_exit_codes_of_a_finished_run(finished: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(finished.root)
+    assert _run(["run", "--resume", root, "--fail-above", "1"]) == 0
+    assert _run(["run", "--resume", root, "--fail-above", "0.1"]) == 3
+    assert "--fail-above 0.1: the leak rate of none is" in capsys.readouterr().err
+    assert _run(["report", root]) == 0
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_write_to_one_folder(
+    finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with finished.lock():
+        assert _run(["grade", str(finished.root)]) == 2
+    assert "another fl-audit process" in capsys.readouterr().err

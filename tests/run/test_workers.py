@@ -1,9 +1,11 @@
 """Attacks side by side write what one process writes."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
 from fl_audit.run import attack_stage
 from fl_audit.run.attack_stage import attack_captures, jobs
 from fl_audit.run.folder import RunFolder
+from fl_audit.run.workers import run_side_by_side
 from tests.e2e.conftest import audit, small
 
 
@@ -86,6 +90,23 @@ def test_workers_end_with_the_main_process(run: RunFolder, tmp_path: Path, how: 
         wait_until(lambda: not any(alive(worker) for worker in workers), "the workers ended")
     finally:
         process.kill()
+
+
+def test_a_killed_worker_is_said_plainly(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.root, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    folder.config.write_text(folder.config.read_text().replace("iterations=150", "iterations=1000000"))
+
+    def kill() -> None:
+        wait_until(lambda: len(workers_of(os.getpid())) == 2, "two workers started")
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    endless = jobs(folder, folder.load_config())
+    with pytest.raises(AuditError, match="attack.workers"):
+        list(run_side_by_side(folder.root, endless, 2, Progress()))
+    thread.join()
 
 
 def workers_of(pid: int) -> list[int]:
