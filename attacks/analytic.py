@@ -15,6 +15,12 @@ from fl_audit.core.types import Reconstruction
 MAX_ROWS = 2048
 """Rows compared with each other, those with the largest bias gradient first."""
 
+MAX_GROUPS = 128
+"""Candidates tested for lying between two others, those that most rows agree on first."""
+
+OUTSIDE = 1e-3
+"""Root mean square distance from [0, 1] beyond which a candidate is no image."""
+
 
 @dataclass(frozen=True)
 class FirstLayer:
@@ -41,8 +47,9 @@ class Analytic(Attack):
     over images j, so their ratio is the input wherever a row was active for one image only. Phong et al.,
     "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", IEEE TIFS 2018, section 3,
     https://eprint.iacr.org/2017/715; Geiping et al. 2020, proposition 3.1, https://arxiv.org/abs/2003.14053.
-    Differs in: one image uses all rows (least squares); of several images, inputs that several rows agree
-    on come first. The scale of the gradient cancels, and neither labels nor loss are needed.
+    Differs in: one image uses all rows (least squares); of several images, mixtures come last and
+    inputs that several rows agree on first. The scale of the gradient cancels, and neither labels nor loss
+    are needed.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "image_shape"})
@@ -118,7 +125,7 @@ def single_input(weight: Tensor, bias: Tensor) -> Tensor:
 def distinct_inputs(
     weight: Tensor, bias: Tensor, layer: FirstLayer, images: int, agreement: float
 ) -> tuple[Tensor, int]:
-    """Inputs shown by single rows: those that most rows agree on first, then those nearest to the box.
+    """Inputs shown by single rows, mixtures of two images last, those that most rows agree on first.
 
     Args:
         weight: ``(F, D)`` float64.
@@ -136,19 +143,36 @@ def distinct_inputs(
     inputs = weight / bias[:, None]
     pixels = (inputs - layer.offset) / layer.scale
     outside = (pixels.clamp(0, 1) - pixels).square().mean(1).sqrt()
-    close = torch.cdist(pixels, pixels) <= agreement * pixels.shape[1] ** 0.5
-    found: list[tuple[int, float, Tensor]] = []
+    close = torch.cdist(pixels, pixels, compute_mode="donot_use_mm_for_euclid_dist")
+    close = close <= agreement * pixels.shape[1] ** 0.5
+    counts, rows, values = [], [], []
     free = torch.ones(len(pixels), dtype=torch.bool, device=pixels.device)
     for row in close.sum(1).argsort(descending=True, stable=True).tolist():
         if free[row]:
             group = close[row] & free
             free &= ~group
-            value = single_input(weight[group], bias[group])
-            found.append((int(group.sum()), float(outside[row]), value))
-    # An image that several rows agree on but that is no image is a mixture that cancels in like ways.
-    found.sort(key=lambda item: (item[1] > 1e-3, -item[0], item[1]))
-    chosen = found[:images]
-    return torch.stack([value for _, _, value in chosen]), sum(count > 1 for count, _, _ in chosen)
+            counts.append(int(group.sum()))
+            rows.append(row)
+            values.append(single_input(weight[group], bias[group]))
+    # A row active for two images shows a mixture: out of the box, or on the line between two others.
+    strange = (outside[rows] > OUTSIDE).tolist()
+    inside = [place for place, odd in enumerate(strange) if not odd][:MAX_GROUPS]
+    for place, mixed in zip(inside, between(pixels[rows][inside]), strict=True):
+        strange[place] = mixed
+    order = sorted(range(len(rows)), key=lambda i: (strange[i], -counts[i], float(outside[rows[i]])))
+    chosen = order[:images]
+    confirmed = sum(counts[i] > 1 and not strange[i] for i in chosen)
+    return torch.stack([values[i] for i in chosen]), confirmed
+
+
+def between(points: Tensor) -> list[bool]:
+    """For each of ``points`` ``(G, D)``, whether it lies on the line between two others."""
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    detour = distance[:, :, None] + distance[None, :, :]  # from a over m to b, indexed [a, m, b]
+    straight = distance[:, None, :]
+    proper = (distance[:, :, None] > 1e-6) & (distance[None, :, :] > 1e-6) & (straight > 1e-6)
+    found: list[bool] = ((detour <= straight * (1 + 1e-7)) & proper).any(2).any(0).tolist()
+    return found
 
 
 def unexplained(weight: Tensor, bias: Tensor, inputs: Tensor) -> float:

@@ -62,12 +62,18 @@ def find_labels(problem: Problem) -> Labels:
     """
     if problem.labels is not None:
         return Labels(problem.labels, inferred=False)
-    layer = last_layer(problem)
-    counts = count_labels(layer, problem.num_images, _scale(problem))
+    layer, scale = last_layer(problem), _scale(problem)
+    counts = count_labels(layer, problem.num_images, scale)
+    if scale is None and 1 < problem.num_images >= len(counts):
+        problem.notes.append(
+            "how often each label occurs is a guess: the scale of the gradient is unknown, and it shows "
+            "only in classes without images, which need not exist with no more classes than images"
+        )
     values = torch.repeat_interleave(torch.arange(len(counts)), counts)
     if len(problem.step_sizes) > 1:
         problem.notes.append(
-            "which inferred label belongs to which local step is unknown: they are interleaved"
+            "the labels are counted as if all local steps had been one; which label belongs to which step "
+            "is unknown: they are dealt out evenly"
         )
         values = _interleave(values, problem.step_sizes)
     return Labels(values.to(problem.device), inferred=True)

@@ -55,7 +55,7 @@ def squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Te
 
     Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, equation 3, divided by a constant.
     """
-    parts = [(s - o).square().flatten(1).sum(1) for s, o in zip(simulated, observed, strict=True)]
+    parts = [_rows((s - o).square()) for s, o in zip(simulated, observed, strict=True)]
     theirs = torch.stack([o.square().sum() for o in observed]).sum()
     return torch.stack(parts).sum(0) / (theirs + TINY)
 
@@ -76,7 +76,12 @@ def fitted_squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]
 def _products(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """``<s, o>`` and ``<s, s>`` as ``(R,)``, and ``<o, o>`` as a scalar, over all tensors together."""
     pairs = list(zip(simulated, observed, strict=True))
-    dot = torch.stack([(s * o).flatten(1).sum(1) for s, o in pairs]).sum(0)
-    own = torch.stack([s.square().flatten(1).sum(1) for s, _ in pairs]).sum(0)
+    dot = torch.stack([_rows(s * o) for s, o in pairs]).sum(0)
+    own = torch.stack([_rows(s.square()) for s, _ in pairs]).sum(0)
     theirs = torch.stack([o.square().sum() for _, o in pairs]).sum()
     return dot, own, theirs
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Sum of each row of ``(R, *shape)``; a parameter may be a scalar."""
+    return values.reshape(len(values), -1).sum(1)

@@ -72,6 +72,7 @@ def prepare(
 
     Raises:
         ConfigError: the arrays are not those of the architecture granted, or the grant contradicts itself.
+        AttackFailed: nothing moved, or what moved is not finite.
     """
     if knowledge.model is None or knowledge.image_shape is None:
         raise ConfigError(f"attack {who!r} must list model and image_shape among its needs")
@@ -100,6 +101,8 @@ def prepare(
         observed = {name: value / rate - decay * parameters[name] for name, value in observed.items()}
     if not any(bool(value.any()) for value in observed.values()):
         raise AttackFailed("no trained parameter moved: the update holds no gradient")
+    if not all(bool(torch.isfinite(value).all()) for value in observed.values()):
+        raise AttackFailed("the update is too large for float32: its gradient is infinite")
     return Problem(
         model=model,
         parameters=parameters,
