@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fl_audit.attacks import attacks
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_json, write_json
 from fl_audit.core.registry import Unit
@@ -23,7 +24,7 @@ from fl_audit.reports.schema import (
     ThreatModel,
     UnitFacts,
 )
-from fl_audit.run.check import Units, check_names, granted_names
+from fl_audit.run.check import Units, granted_names
 from fl_audit.run.config import SCENARIO_WORDS, SCENARIOS, RunConfig
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.manifest import package_versions
@@ -87,7 +88,8 @@ def read_scene(path: Path) -> Scene:
 
 def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule: InterimRule) -> RunFacts:
     """Everything that a report says of a run besides its results."""
-    scene, units = read_scene(folder.scene), check_names(config)
+    # The data set is not looked up: a copied run folder is graded where the data set is not.
+    scene = read_scene(folder.scene)
     granted = sorted(granted_names(config.threat))
     manifest = read_json(folder.manifest)
     return RunFacts(
@@ -110,7 +112,7 @@ def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule:
             fraction=config.federation.fraction,
             training=config.training.model_dump(mode="json"),
         ),
-        attacks=[_unit(spec, unit) for spec, unit in units.attacks.items()],
+        attacks=[_unit(spec, attacks.create(spec)) for spec in config.attack.names],
         attacked=Attacked(
             rounds=config.attacked_rounds(),
             clients=list(config.attacked_clients()),
@@ -156,7 +158,7 @@ def attacked_rule(config: RunConfig) -> str:
     which = (
         "all rounds"
         if len(config.attacked_rounds()) == rounds
-        else f"{len(config.attacked_rounds())} of {rounds} rounds, evenly spaced, the first included"
+        else f"{len(config.attacked_rounds())} of {rounds} rounds, evenly spaced"
     )
     who = (
         "all clients"

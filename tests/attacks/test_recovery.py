@@ -93,13 +93,25 @@ def test_analytic_refuses_other_models_with_the_reason(net: str, monkeypatch: py
     assert REFUSED[net] in (result.reason or "")
 
 
-def test_a_clipped_update_does_not_hide_the_image_from_the_cosine() -> None:
+@pytest.mark.parametrize("spec", ["inverting-gradients:tv=0", "dlg"])
+def test_a_clipped_update_does_not_hide_the_image(spec: str) -> None:
     case = make_case(labels=(3,), classes=10)
     sent, received = case.update.sent, case.update.received
     clipped = {name: sent[name] + 0.01 * (received[name] - sent[name]) for name in sent}
-    result = run("inverting-gradients:tv=0", replace(case, update=replace(case.update, received=clipped)))
+    result = run(spec, replace(case, update=replace(case.update, received=clipped)))
     assert result.images is not None
     assert psnr(result.images, case.images) > 25
+
+
+def test_the_squared_error_of_the_paper_needs_the_scale() -> None:
+    case = make_case(labels=(3,), classes=10)
+    result = run("dlg:scale=exact", case)
+    assert result.images is not None
+    assert psnr(result.images, case.images) > 30
+    blind = replace(case.knowledge, training=None)
+    refused = attacks.create("dlg:scale=exact").run(case.update, blind, seed=0, device=CPU)
+    assert refused.status == "failed"
+    assert "learning rate" in (refused.reason or "")
 
 
 def test_another_seed_is_another_start() -> None:

@@ -119,11 +119,13 @@ main(sys.argv[1:])
 
 
 def test_attack_and_grade_run_where_flower_is_not_installed(finished: RunFolder, tmp_path: Path) -> None:
-    """And the attack runs where there is no ground truth at all: it comes back for the grading only."""
+    """Nor the data set; and the attack runs without any ground truth: it comes back for the grading only."""
     folder = copy_of(finished, tmp_path / "run")
     shutil.rmtree(folder.reconstructions)
     folder.findings.unlink()
     shutil.move(folder.truth, tmp_path / "sealed")
+    there = folder.config.read_text()
+    folder.config.write_text(there.replace("dataset: faces", "dataset: not/on/this/machine.zip:photos"))
     for command in ("attack", "grade"):
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_FLOWER, command, str(folder.root)], capture_output=True, text=True
