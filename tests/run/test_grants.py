@@ -1,0 +1,74 @@
+"""The threat model, applied: what is granted and what never is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
+from fl_audit.run.check import granted_names
+from fl_audit.run.config import ThreatConfig
+from fl_audit.run.grants import grant, read_knowledge, write_grant
+
+KEY = CaptureKey("dp", 1, 0)
+TRUTH = GroundTruth(
+    images=torch.full((3, 1, 8, 8), 0.123456),
+    labels=torch.tensor([3, 3, 1]),
+    steps=torch.zeros(3, dtype=torch.int64),
+    indices=torch.tensor([7, 8, 9]),
+    training=TrainingDetails(learning_rate=0.25, local_steps=1, batch_size=3, train_mode=True),
+)
+
+
+def granted(level: str, labels: bool, tmp_path: Path, truth: GroundTruth | None = TRUTH) -> set[str]:
+    threat = ThreatConfig.model_validate({"level": level, "labels": labels})
+    written = grant(threat, truth, model="mlp:width=4", num_classes=4, image_shape=(1, 8, 8))
+    write_grant(tmp_path / "grant.json", written)
+    assert "0.1234" not in (tmp_path / "grant.json").read_text(), "an image was granted"
+    knowledge = read_knowledge(tmp_path / "grant.json", KEY)
+    if truth is not None:
+        assert knowledge.granted() == granted_names(threat), "the check before a run and the grant disagree"
+    return set(knowledge.granted())
+
+
+def test_each_level_grants_what_the_taxonomy_says(tmp_path: Path) -> None:
+    informed = {"model", "loss", "num_classes", "image_shape"}
+    assert granted("A", False, tmp_path) == set()
+    assert granted("A", True, tmp_path) == {"labels"}
+    assert granted("B", False, tmp_path) == informed
+    assert granted("C", False, tmp_path) == informed | {"training"}
+    assert granted("C", True, tmp_path) == informed | {"training", "labels"}
+
+
+def test_without_truth_nothing_of_the_client_is_granted(tmp_path: Path) -> None:
+    assert granted("C", True, tmp_path, truth=None) == {"model", "loss", "num_classes", "image_shape"}
+
+
+def test_what_is_granted_is_true(tmp_path: Path) -> None:
+    written = grant(ThreatConfig(), TRUTH, model="mlp:width=4", num_classes=4, image_shape=(1, 8, 8))
+    write_grant(tmp_path / "grant.json", written)
+    knowledge = read_knowledge(tmp_path / "grant.json", KEY)
+    assert knowledge.training == TRUTH.training
+    assert knowledge.labels is not None
+    assert knowledge.labels.tolist() == [3, 3, 1]
+    assert knowledge.model is not None
+    assert knowledge.model(torch.rand(2, 1, 8, 8)).shape == (2, 4)
+
+
+def test_reading_a_grant_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    write_grant(
+        tmp_path / "grant.json",
+        grant(ThreatConfig(), TRUTH, model="lenet", num_classes=2, image_shape=(1, 25, 25)),
+    )
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    read_knowledge(tmp_path / "grant.json", KEY)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_damaged_grant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "grant.json").write_text('{"level": "Z"}')
+    with pytest.raises(CaptureError, match="grant.json"):
+        read_knowledge(tmp_path / "grant.json", KEY)
