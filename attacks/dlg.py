@@ -46,7 +46,6 @@ class DeepLeakage(Attack):
     success: float = Field(
         1e-4, ge=0, le=1, description="relative squared error of the gradient that counts as success"
     )
-
     scale: Literal["fitted", "exact"] = Field(
         "fitted", description="fitted: any factor on the gradient is forgiven; exact: as the paper has it"
     )

@@ -32,9 +32,9 @@ class Problem:
         model: copy of the architecture with the weights sent; dropout off, batch norm as the client ran it.
         parameters: the trained parameters as sent, by name, detached float32.
         constants: the other entries of the state dict (buffers, frozen parameters).
-        observed: what to match, by parameter name: the client's gradient where it is known up to nothing
-            (``exact_scale``), else ``-delta``, which is the gradient times an unknown positive factor; over
-            several simulated steps always ``-delta``.
+        observed: what to match, by parameter name: over several simulated steps ``-delta``; for one
+            step the client's gradient where the training details give its scale, else ``-delta`` too, which
+            is the gradient times an unknown positive factor.
         exact_scale: whether a simulation by `simulation.simulate` has the scale of ``observed``.
         step_sizes: images used in each local step to be simulated; one entry: a single gradient.
         training: how the client trained, if granted and simulated.
