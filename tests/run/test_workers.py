@@ -80,7 +80,10 @@ def test_workers_end_with_the_main_process(run: RunFolder, tmp_path: Path, how: 
     folder.config.write_text(folder.config.read_text().replace("iterations=150", "iterations=1000000"))
     (tmp_path / "endless.py").write_text(ENDLESS)
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "endless.py"), str(folder.root)], stderr=subprocess.DEVNULL
+        [sys.executable, str(tmp_path / "endless.py"), str(folder.root)],
+        stderr=subprocess.DEVNULL,
+        # What runs in the background of a shell has Ctrl-C switched off, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until(lambda: len(workers_of(process.pid)) == 2, "two workers started")
