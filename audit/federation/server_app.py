@@ -79,14 +79,18 @@ def make_server_app(
 
 @contextmanager
 def quiet_flower() -> Iterator[None]:
-    """Keep Flower's log to errors: what it reports of a round is in our result."""
+    """Keep Flower's log to errors, unless the user wants to see it (--verbose): our result says the same."""
     logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    before, passed_on = logger.level, logger.propagate
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        logger.propagate = False  # Flower's own handler prints it already
+    else:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(before)
+        logger.propagate = passed_on
 
 
 def _all_nodes(grid: Grid, spec: FederationSpec, stop: threading.Event) -> list[int]:
