@@ -36,7 +36,7 @@ class InvertingGradients(Attack):
     iterations: int = Field(300, ge=1, le=1_000_000, description="steps of signed Adam in each restart")
     restarts: int = Field(1, ge=1, le=1024, description="independent random starts; the best is returned")
     step_size: float = Field(0.1, gt=0, le=1, description="first step size, in pixel values of [0, 1]")
-    tv: float = Field(1e-4, ge=0, description="weight of the total variation beside the cosine distance")
+    tv: float = Field(1e-3, ge=0, description="weight of the total variation beside the cosine distance")
 
     def _reconstruct(self, problem: Problem) -> Reconstruction:
         labels = find_labels(problem)
