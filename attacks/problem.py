@@ -92,6 +92,7 @@ def prepare(
     labels = _labels(knowledge)
     count = _count(update, training, labels, notes)
     sizes = _step_sizes(count, update, training, notes)
+    _simplifications(model, update, knowledge.training, count, notes)
     values = {name: p.detach() for name, p in model.named_parameters()}
     parameters = {name: values[name] for name in trained}
     everything = {**values, **dict(model.named_buffers())}
@@ -163,6 +164,20 @@ def _set_mode(model: nn.Module, train: bool) -> None:
             module.train()
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
+
+
+def _simplifications(
+    model: nn.Module, update: Update, training: TrainingDetails | None, count: int, notes: list[str]
+) -> None:
+    """Note where the simulation is simpler than what the client did."""
+    dropout = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules())
+    if dropout and (training is None or training.train_mode):
+        notes.append("dropout is off in the simulation: which values the client dropped is unknown")
+    if update.num_examples is not None and update.num_examples < count:
+        notes.append(
+            f"the client used {update.num_examples} images {count} times in all: each use is reconstructed "
+            "as an image of its own"
+        )
 
 
 def _trained(model: nn.Module, delta: Named, notes: list[str]) -> list[str]:

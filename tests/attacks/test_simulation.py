@@ -179,6 +179,18 @@ def test_without_training_details_the_scale_is_unknown() -> None:
     assert all(torch.equal(value, -delta[name]) for name, value in problem.observed.items())
 
 
+def test_dropout_and_epochs_that_are_not_simulated_are_noted() -> None:
+    def noted(train: bool, dropout: str, images: int) -> list[bool]:
+        details = TrainingDetails(local_steps=2, batch_size=2, train_mode=train)
+        case = make_case(dropout, labels=(0, 1, 1, 0), training=details, metrics={"num-examples": images})
+        notes = prepared(case).notes
+        return [any(word in note for note in notes) for word in ("dropout is off", "as an image of its own")]
+
+    assert noted(True, "norm", 4) == [True, False]
+    assert noted(False, "norm", 4) == [False, False]
+    assert noted(True, "norm-without-dropout", 2) == [False, True]
+
+
 def test_another_optimiser_is_not_simulated_and_noted() -> None:
     case = make_case()
     knowledge = replace(case.knowledge, training=TrainingDetails(optimizer="adam"))
