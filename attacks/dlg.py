@@ -77,11 +77,4 @@ class DeepLeakage(Attack):
                 f"no start reached a relative squared error of {self.success:g}; the best is "
                 f"{outcome.total:.2g}"
             )
-        return Reconstruction(
-            "done",
-            images=outcome.images,
-            labels=labels.values,
-            labels_inferred=labels.inferred,
-            objective=outcome.total,
-            iterations=outcome.iterations,
-        )
+        return outcome.reconstruction(labels)

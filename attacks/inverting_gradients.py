@@ -49,11 +49,4 @@ class InvertingGradients(Attack):
             restarts=self.restarts,
         )
         outcome = optimise(problem, labels.values, parts)
-        return Reconstruction(
-            "done",
-            images=outcome.images,
-            labels=labels.values,
-            labels_inferred=labels.inferred,
-            objective=outcome.total,
-            iterations=outcome.iterations,
-        )
+        return outcome.reconstruction(labels)

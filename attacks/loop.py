@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from fl_audit.attacks.labels import Labels
 from fl_audit.attacks.objectives import Objective
 from fl_audit.attacks.optimisers import Optimiser
 from fl_audit.attacks.priors import Prior
@@ -15,6 +16,7 @@ from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.schedules import Constant, Never, Schedule, Stopping
 from fl_audit.attacks.simulation import check_differentiable, simulation
 from fl_audit.attacks.starts import NormalNoise, Start
+from fl_audit.core.types import Reconstruction
 
 CHECK_EVERY = 20
 """Iterations between two looks at the objective: each waits for the device."""
@@ -64,6 +66,17 @@ class Outcome:
     images: Tensor
     total: float
     iterations: int
+
+    def reconstruction(self, labels: Labels) -> Reconstruction:
+        """What an attack gives back that is nothing but this loop."""
+        return Reconstruction(
+            "done",
+            images=self.images,
+            labels=labels.values,
+            labels_inferred=labels.inferred,
+            objective=self.total,
+            iterations=self.iterations,
+        )
 
 
 class _Best:

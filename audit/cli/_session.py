@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from fl_audit.cli._exit import INTERRUPTED, OVER_LIMIT
 from fl_audit.cli._live import live_progress
 from fl_audit.cli._tables import print_summary
 from fl_audit.core.compat import check_torch_pair
@@ -13,8 +14,6 @@ from fl_audit.core.errors import ConfigError
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder
 
-EXIT_OVER_LIMIT = 3
-EXIT_INTERRUPTED = 130
 DEFAULT_OUT = "fl-audit-run"
 
 
@@ -40,7 +39,7 @@ def audit(
             f"  fl-audit run --resume {folder.root}",
             err=True,
         )
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
     print_summary(summary, folder.root)
     return over_limit(summary.leak_rates(), fail_above)
 
@@ -53,7 +52,7 @@ def over_limit(rates: dict[str, float | None], limit: float | None) -> int:
     for name, rate in over.items():
         shown = "could not be measured" if rate is None else f"is {rate:.1%}"
         typer.echo(f"--fail-above {limit}: the leak rate of {name} {shown}", err=True)
-    return EXIT_OVER_LIMIT if over else 0
+    return OVER_LIMIT if over else 0
 
 
 def close(folder: RunFolder) -> None:

@@ -11,9 +11,8 @@ import typer
 
 from fl_audit import __version__
 from fl_audit.cli import doctor, list_units, run, stages
+from fl_audit.cli._exit import INTERRUPTED
 from fl_audit.core.errors import AuditError
-
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="fl-audit",
@@ -69,7 +68,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
     except AuditError as error:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code

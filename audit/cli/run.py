@@ -7,9 +7,6 @@ import typer
 
 from fl_audit.core.errors import ConfigError
 
-EXIT_OVER_LIMIT = 3
-EXIT_INTERRUPTED = 130
-
 _EPILOG = """
 Examples:
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fl_audit.core.errors import CaptureError
-from fl_audit.core.files import read_json, read_tensors, write_json, write_tensors
+from fl_audit.core.files import read_model, read_tensors, write_json, write_tensors
 from fl_audit.core.types import CaptureKey, GroundTruth, Scalar, TrainingDetails, Update
 
 _STEM = re.compile(r"r(\d{3,})-c(\d{2,})")
@@ -67,10 +67,7 @@ def read_update(root: Path, key: CaptureKey) -> Update:
     """Read one capture; a `CaptureError` names the file that is missing, damaged or tampered with."""
     folder = root / key.defense
     path = folder / f"{key.stem}.json"
-    try:
-        clear = _Clear.model_validate(read_json(path))
-    except ValidationError as error:
-        raise CaptureError(f"{path}: not a capture ({error.error_count()} fields are wrong)") from error
+    clear = read_model(path, _Clear, "a capture")
     sent = read_tensors(folder / clear.sent)
     arrays = folder / f"{key.stem}.safetensors"
     received = read_tensors(arrays)

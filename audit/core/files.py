@@ -5,13 +5,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from fl_audit.core.errors import CaptureError
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_JSON = 64 * 2**20
 MAX_TENSORS = 8 * 2**30
@@ -55,6 +58,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CaptureError(f"{path}: not JSON ({error})") from error
+
+
+def read_model(path: Path, model: type[M], what: str) -> M:
+    """Read JSON of a known form; a `CaptureError` names the file and says that it is not ``what``."""
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        raise CaptureError(f"{path}: not {what} ({error.error_count()} fields are wrong)") from error
 
 
 def write_tensors(

@@ -191,15 +191,10 @@ def _run(
         knowledge = read_knowledge(folder.knowledge_file(job.key), job.key)
     except CaptureError as error:
         logger.warning("%s", error)
-        return Reconstruction("failed", reason=_relative(error, folder))
+        return Reconstruction("failed", reason=folder.relative(str(error)))
     # The defense is left out of the seed, so that defenses are compared on the same random starts.
     seed = derive_seed(config.seed, "attack", job.key.round, job.key.client, job.spec)
     try:
         return job.attack.run(update, knowledge, seed=seed, device=device, progress=progress)
     except torch.OutOfMemoryError as error:
         return Reconstruction("failed", reason=f"out of memory on {device}: {str(error).splitlines()[0]}")
-
-
-def _relative(error: CaptureError, folder: RunFolder) -> str:
-    """The message with paths relative to the run folder, so that equal runs have equal findings."""
-    return str(error).replace(f"{folder.root}/", "")

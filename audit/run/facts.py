@@ -3,11 +3,10 @@
 import shlex
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fl_audit.attacks import attacks
-from fl_audit.core.errors import CaptureError
-from fl_audit.core.files import read_json, write_json
+from fl_audit.core.files import read_json, read_model, write_json
 from fl_audit.core.registry import Unit
 from fl_audit.core.units import ImageData
 from fl_audit.metrics import InterimRule, Metric
@@ -78,12 +77,7 @@ def read_scene(path: Path) -> Scene:
     Raises:
         CaptureError: it is missing or damaged: the capture stage has not finished.
     """
-    try:
-        return Scene.model_validate(read_json(path))
-    except ValidationError as error:
-        raise CaptureError(
-            f"{path}: not written by the capture stage ({error.error_count()} fields are wrong)"
-        ) from None
+    return read_model(path, Scene, "what the capture stage writes")
 
 
 def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule: InterimRule) -> RunFacts:

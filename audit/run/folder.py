@@ -68,6 +68,10 @@ class RunFolder:
         """Folder of one attack on one capture."""
         return self.reconstructions / key.defense / key.stem / attack_slug
 
+    def relative(self, text: str) -> str:
+        """``text`` with paths relative to the run folder, so that equal runs have equal findings."""
+        return text.replace(f"{self.root}/", "")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for writing, so that two runs do not mix in one folder."""

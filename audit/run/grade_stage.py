@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import list_captures, read_truth, read_update
+from fl_audit.core.captures import read_truth, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
@@ -19,7 +19,7 @@ from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
 from fl_audit.metrics import InterimRule, Metric, Scores, match, metrics
 from fl_audit.reports.schema import Finding, Status, Summary, rounded, write_findings, write_summary
 from fl_audit.reports.summarise import summarise
-from fl_audit.run.attack_stage import read_reconstruction
+from fl_audit.run.attack_stage import Job, jobs, read_reconstruction
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import guess_facts, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
@@ -33,8 +33,7 @@ NO_PARTNER = "the attack returned fewer images than the client trained on"
 class _Graded:
     """One attack on one capture, scored but not judged yet."""
 
-    key: CaptureKey
-    attack: str
+    job: Job
     truth: GroundTruth | None
     result: Reconstruction
     partner: Tensor
@@ -46,21 +45,14 @@ class _Graded:
 def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summary:
     """Grade everything that was attacked; write the PNGs, ``findings.jsonl`` and ``summary.json``."""
     units = [cls() for _, cls in metrics]
-    specs = slugs(config.attack.names)
-    todo = [
-        (key, spec)
-        for slug in (CONTROL, *slugs(config.defense_specs()).values())
-        for key in list_captures(folder.captures, slug)
-        for spec in config.attack.names
-    ]
+    todo = jobs(folder, config)
     negative = negative_control(folder, config, units)
     rule = InterimRule()
     progress.stage("grade", len(todo))
     findings: list[Finding] = []
-    for key, spec in todo:
-        progress.begin(f"{key} {spec}")
-        graded = _grade(folder, key, spec, specs[spec], units)
-        findings.extend(_findings(folder, graded, specs[spec], units, rule, negative))
+    for job in todo:
+        progress.begin(job.label)
+        findings.extend(_findings(folder, _grade(folder, job, units), units, rule, negative))
         progress.advance()
     names = {slug: spec for spec, slug in slugs(config.defense_specs()).items()} | {CONTROL: CONTROL}
     findings = [finding.model_copy(update={"defense": names[finding.defense]}) for finding in findings]
@@ -75,19 +67,18 @@ def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summa
     return summary
 
 
-def _grade(folder: RunFolder, key: CaptureKey, spec: str, attack_slug: str, units: list[Metric]) -> _Graded:
-    place = folder.attack(key, attack_slug)
+def _grade(folder: RunFolder, job: Job, units: list[Metric]) -> _Graded:
     truth, result, reason = None, Reconstruction("failed"), None
     try:
-        result = read_reconstruction(place)
+        result = read_reconstruction(job.folder)
     except CaptureError as error:
-        reason = f"not attacked: {error}" if (place / "result.json").exists() else "not attacked yet"
+        reason = f"not attacked: {error}" if job.result.exists() else "not attacked yet"
     try:
-        truth = read_truth(folder.truth, key).unique()
+        truth = read_truth(folder.truth, job.key).unique()
     except CaptureError as error:
         reason = reason or result.reason or f"no ground truth to grade against: {error}"
     reason = reason or result.reason
-    reason = reason.replace(f"{folder.root}/", "") if reason else None
+    reason = folder.relative(reason) if reason else None
     partner, scores = torch.empty(0, dtype=torch.int64), dict[str, Scores]()
     if truth is not None and result.images is not None and reason is None:
         if result.images.shape[1:] != truth.images.shape[1:]:
@@ -98,7 +89,8 @@ def _grade(folder: RunFolder, key: CaptureKey, spec: str, attack_slug: str, unit
         else:
             partner = match(truth.images, result.images)
             scores = _scores(truth.images, result.images, partner, units)
-    return _Graded(key, spec, truth, result, partner, scores, _client_failed(folder, key), reason)
+    client_failed = reason is not None and _client_failed(folder, job.key)
+    return _Graded(job, truth, result, partner, scores, client_failed, reason)
 
 
 def _scores(originals: Tensor, images: Tensor, partner: Tensor, units: list[Metric]) -> dict[str, Scores]:
@@ -128,7 +120,6 @@ def _client_failed(folder: RunFolder, key: CaptureKey) -> bool:
 def _findings(
     folder: RunFolder,
     graded: _Graded,
-    attack_slug: str,
     units: list[Metric],
     rule: InterimRule,
     negative: NegativeControl,
@@ -144,7 +135,7 @@ def _findings(
         verdicts = rule.judge(values, negative.ssim).tolist()
     for image in range(count):
         line = _line(graded, image, units, None, verdicts[image])
-        yield line.model_copy(update=_pictures(folder, graded, attack_slug, image, line.status))
+        yield line.model_copy(update=_pictures(folder, graded, image, line.status))
 
 
 def _line(
@@ -172,11 +163,11 @@ def _line(
     training = None if truth is None else truth.training
     facts = result.facts()
     return Finding(
-        defense=graded.key.defense,
-        round=graded.key.round,
-        client=graded.key.client,
+        defense=graded.job.key.defense,
+        round=graded.job.key.round,
+        client=graded.job.key.client,
         image=image,
-        attack=graded.attack,
+        attack=graded.job.spec,
         status=status,
         reason=reason,
         label=None if truth is None or image is None else int(truth.labels[image]),
@@ -193,11 +184,9 @@ def _line(
     )
 
 
-def _pictures(
-    folder: RunFolder, graded: _Graded, attack_slug: str, image: int, status: Status
-) -> dict[str, str]:
+def _pictures(folder: RunFolder, graded: _Graded, image: int, status: Status) -> dict[str, str]:
     """Write original and reconstruction as PNG; their paths, relative to the run folder."""
-    place = folder.attack(graded.key, attack_slug)
+    place = graded.job.folder
     pictures = {}
     if graded.truth is not None:
         pictures["original"] = (place / f"{image}_ori.png", graded.truth.images[image])

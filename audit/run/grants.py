@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from fl_audit.core.errors import CaptureError
-from fl_audit.core.files import read_json, write_json
+from fl_audit.core.files import read_model, write_json
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, ThreatLevel, TrainingDetails
 from fl_audit.models import models
@@ -69,12 +68,7 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
     Raises:
         CaptureError: the file is missing or is not a grant.
     """
-    try:
-        granted = Grant.model_validate(read_json(path))
-    except ValidationError as error:
-        raise CaptureError(
-            f"{path}: not what was granted about {key} ({error.error_count()} fields are wrong)"
-        ) from error
+    granted = read_model(path, Grant, f"what was granted about {key}")
     model = None
     if granted.model is not None and granted.image_shape is not None and granted.num_classes is not None:
         # The weights drawn here are thrown away: the attack loads those that the server sent.

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from fl_audit.core.errors import CaptureError
-from fl_audit.core.files import read_json, write_json
+from fl_audit.core.files import read_model, write_json
 from fl_audit.core.units import Defense
 from fl_audit.reports.schema import ClientFacts, DefenseFacts, Utility
 from fl_audit.run.config import RunConfig
@@ -45,12 +44,7 @@ def defense_facts(folder: RunFolder, config: RunConfig) -> list[DefenseFacts]:
 
 
 def _read(path: Path) -> FederationRecord:
-    try:
-        return FederationRecord.model_validate(read_json(path))
-    except ValidationError as error:
-        raise CaptureError(
-            f"{path}: not a federation's record ({error.error_count()} fields are wrong)"
-        ) from None
+    return read_model(path, FederationRecord, "a federation's record")
 
 
 def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> DefenseFacts:

@@ -59,7 +59,7 @@ def run_side_by_side(root: Path, jobs: list["Job"], workers: int, progress: Prog
     reports = context.Queue()
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (reports,))
     try:
-        running: dict[Future[None], Job] = {pool.submit(_work, root, job.folder): job for job in jobs}
+        running: dict[Future[None], Job] = {pool.submit(_work, root, job): job for job in jobs}
         shown = None
         while running:
             done, _ = wait(running, timeout=_REPORT_EVERY, return_when=FIRST_COMPLETED)
@@ -108,11 +108,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(root: Path, folder: Path) -> None:
-    from fl_audit.run.attack_stage import jobs, run_job
+def _work(root: Path, job: "Job") -> None:
+    from fl_audit.run.attack_stage import run_job
     from fl_audit.run.folder import RunFolder
 
-    run = RunFolder.open(root)
-    config = run.load_config()
-    job = next(job for job in jobs(run, config) if job.folder == folder)
-    run_job(run, config, job, _Reporter(job.label), torch.device("cpu"))
+    folder = RunFolder.open(root)
+    run_job(folder, folder.load_config(), job, _Reporter(job.label), torch.device("cpu"))
