@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from fl_audit.core.decode import open_image
 from fl_audit.core.registry import parse_params
 from fl_audit.core.units import Dataset, ImageData
-from fl_audit.data._decode import open_image, stack
+from fl_audit.data._decode import stack
 from fl_audit.data._files import ImageFiles, open_files, split_spec
 from fl_audit.data._registry import datasets
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from fl_audit.core.decode import fit
 from fl_audit.core.errors import MissingDataError
 from fl_audit.core.units import Dataset, ImageData
-from fl_audit.data._decode import fit, stack
+from fl_audit.data._decode import stack
 from fl_audit.data._registry import datasets
 
 Split = Literal["train", "test"]
