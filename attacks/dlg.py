@@ -71,7 +71,7 @@ class DeepLeakage(Attack):
             box=False,
             check_every=5,
         )
-        outcome = optimise(problem, labels.values, parts)
+        outcome = optimise(problem, labels, parts)
         if outcome.total > self.success:
             problem.notes.append(
                 f"no start reached a relative squared error of {self.success:g}; the best is "

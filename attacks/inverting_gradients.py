@@ -48,5 +48,5 @@ class InvertingGradients(Attack):
             iterations=self.iterations,
             restarts=self.restarts,
         )
-        outcome = optimise(problem, labels.values, parts)
+        outcome = optimise(problem, labels, parts)
         return outcome.reconstruction(labels)

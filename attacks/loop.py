@@ -13,8 +13,9 @@ from fl_audit.attacks.objectives import Objective
 from fl_audit.attacks.optimisers import Optimiser
 from fl_audit.attacks.priors import Prior
 from fl_audit.attacks.problem import AttackFailed, Problem
+from fl_audit.attacks.rows import simulation
 from fl_audit.attacks.schedules import Constant, Never, Schedule, Stopping
-from fl_audit.attacks.simulation import check_differentiable, simulation
+from fl_audit.attacks.simulation import check_differentiable
 from fl_audit.attacks.starts import NormalNoise, Start
 from fl_audit.core.types import Reconstruction
 
@@ -94,33 +95,34 @@ class _Best:
         self.images = torch.where(better.view(-1, 1, 1, 1, 1), images.clamp(0, 1), self.images)
 
 
-def optimise(problem: Problem, labels: Tensor, parts: Parts) -> Outcome:
+def optimise(problem: Problem, labels: Labels, parts: Parts) -> Outcome:
     """Search images whose simulated update is the observed one.
 
     Args:
         problem: the prepared problem.
-        labels: int64 ``(N,)`` that the simulation uses.
+        labels: what the simulation uses.
         parts: what to run on.
 
     Raises:
         AttackFailed: the model has no differentiable path, or the objective is NaN or infinite from
             every start.
     """
-    check_differentiable(problem, labels)
+    check_differentiable(problem, labels.values)
     width = parts.restarts if parts.optimiser.batched else 1
-    run = simulation(problem, labels, width)
+    run = simulation(problem, labels.values, width)
     observed = list(problem.observed.values())
+    penalties = [prior.bind([problem], width) for prior in parts.priors]
 
     def total(images: Tensor) -> Tensor:
         values = parts.objective(run(images), observed)
-        for prior in parts.priors:
-            values = values + prior(images)
+        for penalty in penalties:
+            values = values + penalty(images)
         return values
 
     bests: list[_Best] = []
     spent = 0
     for first in range(0, parts.restarts, width):
-        starts = [_start(problem, parts) for _ in range(width)]
+        starts = [parts.start(problem, labels).to(problem.device) for _ in range(width)]
         best, iterations = _descend(problem, parts, total, torch.stack(starts), first // width)
         bests.append(best)
         spent += iterations * width
@@ -132,11 +134,6 @@ def optimise(problem: Problem, labels: Tensor, parts: Parts) -> Outcome:
         raise AttackFailed(f"the objective is NaN or infinite from each of {parts.restarts} starts")
     images = torch.cat([best.images for best in bests])[chosen]
     return Outcome(images, float(totals[chosen]), spent)
-
-
-def _start(problem: Problem, parts: Parts) -> Tensor:
-    shape = (problem.num_images, *problem.image_shape)
-    return parts.start(shape, problem.generator).to(problem.device)
 
 
 def _descend(
@@ -160,7 +157,7 @@ def _descend(
 
     for iteration in range(parts.iterations):
         for group in optimiser.param_groups:
-            group["lr"] = parts.optimiser.rate * parts.schedule(iteration, parts.iterations)
+            group["lr"] = parts.optimiser.rate * parts.schedule(iteration / parts.iterations)
         optimiser.step(closure)
         if parts.box:
             with torch.no_grad():

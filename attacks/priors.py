@@ -1,16 +1,30 @@
 """What natural images look like: penalties on the images themselves."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from fl_audit.attacks.problem import Problem
+
+Penalty = Callable[[Tensor], Tensor]
+"""From images ``(R, N, C, H, W)`` of R rows to weighted penalties ``(R,)``; differentiable."""
+
 
 class Prior(Protocol):
-    """A penalty on images: lower looks more natural."""
+    """A penalty on images, made ready for the problems at hand: lower looks more natural."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Weighted penalties ``(R,)`` for images ``(R, N, C, H, W)``."""
+    def bind(self, problems: Sequence[Problem], restarts: int) -> Penalty:
+        """The penalty for rows in the order problem by problem, each with ``restarts`` restarts.
+
+        Args:
+            problems: they share one model, step sizes and image shape; their number times ``restarts`` is R.
+            restarts: rows of each problem.
+
+        Raises:
+            AttackFailed: the model or the update lacks what the prior builds on; the message says what.
+        """
 
 
 @dataclass(frozen=True)
@@ -19,9 +33,10 @@ class TotalVariation:
 
     weight: float
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def bind(self, problems: Sequence[Problem], restarts: int) -> Penalty:
         """See `Prior`."""
-        return self.weight * total_variation(images)
+        del problems, restarts
+        return lambda images: self.weight * total_variation(images)
 
 
 def total_variation(images: Tensor) -> Tensor:

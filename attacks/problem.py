@@ -64,6 +64,11 @@ class Problem:
     progress: Progress
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the images to reconstruct, ``(N, C, H, W)``."""
+        return (self.num_images, *self.image_shape)
+
 
 def prepare(
     update: Update, knowledge: Knowledge, *, seed: int, who: str, device: torch.device, progress: Progress

@@ -7,8 +7,11 @@ from typing import Protocol
 class Schedule(Protocol):
     """The factor on the step size."""
 
-    def __call__(self, iteration: int, iterations: int) -> float:
-        """Factor at ``iteration`` (from 0) of ``iterations``."""
+    def __call__(self, progress: float) -> float:
+        """Factor at ``progress``, the share of the run that is over, in [0, 1).
+
+        A share rather than an iteration, so that a run cut to a time budget still sees its whole schedule.
+        """
 
 
 @dataclass(frozen=True)
@@ -18,18 +21,17 @@ class StepDecay:
     milestones: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     factor: float = 0.1
 
-    def __call__(self, iteration: int, iterations: int) -> float:
+    def __call__(self, progress: float) -> float:
         """See `Schedule`."""
-        passed = sum(iteration >= milestone * iterations for milestone in self.milestones)
-        return float(self.factor**passed)
+        return float(self.factor ** sum(progress >= milestone for milestone in self.milestones))
 
 
 class Constant:
     """No change."""
 
-    def __call__(self, iteration: int, iterations: int) -> float:
+    def __call__(self, progress: float) -> float:
         """See `Schedule`."""
-        del iteration, iterations
+        del progress
         return 1.0
 
 

@@ -1,23 +1,16 @@
 """What the client would have sent for given images: the attacker's differentiable copy of its training."""
 
-import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy
 
 from fl_audit.attacks.problem import AttackFailed, Named, Problem
 
-logger = logging.getLogger(__name__)
-
 Gradient = Callable[[Problem, Named, Tensor, Tensor], Named]
 """Gradient of the loss by parameter name, for parameters, images and labels."""
-
-Simulation = Callable[[Tensor], list[Tensor]]
-"""From images ``(R, N, C, H, W)`` of R restarts to what each would have sent, one tensor ``(R, *shape)``
-for each trained parameter, in the order of `Problem.parameters`; differentiable in the images."""
 
 
 def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Gradient | None = None) -> Named:
@@ -36,7 +29,7 @@ def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Grad
         By parameter name; differentiable in ``images``.
     """
     sizes = problem.step_sizes
-    gradient = gradient or _taped_gradient
+    gradient = gradient or taped_gradient
     start = {name: value.detach().requires_grad_() for name, value in problem.parameters.items()}
     if len(sizes) == 1:
         return gradient(problem, start, images, labels)
@@ -55,28 +48,6 @@ def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Grad
     return {name: start[name] - current[name] for name in start}
 
 
-def simulation(problem: Problem, labels: Tensor, restarts: int) -> Simulation:
-    """The simulation with a restart axis in front; ``labels`` int64 ``(N,)`` are shared.
-
-    Several restarts run under `torch.func.vmap`: on LeNet, 8 restarts cost as much as 2.5. A model that
-    vmap cannot handle, e.g. with control flow on values, is simulated restart by restart.
-    """
-
-    def one_by_one(images: Tensor) -> list[Tensor]:
-        rows = [list(simulate(problem, restart, labels).values()) for restart in images]
-        return [torch.stack(column) for column in zip(*rows, strict=True)]
-
-    def together(images: Tensor) -> list[Tensor]:
-        def one(restart: Tensor) -> Named:
-            return simulate(problem, restart, labels, gradient=_functional_gradient)
-
-        return list(vmap(one)(images).values())
-
-    if restarts > 1 and _runs(together, torch.zeros(2, problem.num_images, *problem.image_shape), problem):
-        return together
-    return one_by_one
-
-
 def check_differentiable(problem: Problem, labels: Tensor) -> None:
     """Raise `AttackFailed` unless the simulated update depends on the images in a differentiable way."""
     shape = (problem.num_images, *problem.image_shape)
@@ -92,22 +63,13 @@ def check_differentiable(problem: Problem, labels: Tensor) -> None:
         raise AttackFailed("the model has no differentiable path: its gradient does not depend on the image")
 
 
-def _runs(batched: Simulation, images: Tensor, problem: Problem) -> bool:
-    try:
-        batched(images.to(problem.device))
-    except RuntimeError as error:
-        logger.info("restarts are simulated one by one, since vmap fails: %s", error)
-        return False
-    return True
-
-
 def _loss(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the model at ``parameters``."""
     logits: Tensor = functional_call(problem.model, {**problem.constants, **parameters}, (images,))
     return cross_entropy(logits, labels)
 
 
-def _taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
+def taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
     """Gradient of the loss by autograd; parameters that play no part get zeros."""
     gradients = torch.autograd.grad(
         _loss(problem, parameters, images, labels),
@@ -119,7 +81,7 @@ def _taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels:
     return dict(zip(parameters, gradients, strict=True))
 
 
-def _functional_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
+def functional_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
     """The same under `torch.func`, for use inside vmap."""
     gradients: Named = grad(lambda values: _loss(problem, values, images, labels))(parameters)
     return gradients

@@ -6,12 +6,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fl_audit.attacks.labels import Labels
+from fl_audit.attacks.problem import Problem
+
 
 class Start(Protocol):
-    """Draws the images that a restart begins from."""
+    """Gives the images that a restart begins from."""
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Images ``shape = (N, C, H, W)`` on the CPU in [0, 1], drawn from ``generator`` only."""
+    def __call__(self, problem: Problem, labels: Labels) -> Tensor:
+        """Images ``(N, C, H, W)`` in [0, 1], random only through ``problem.generator``.
+
+        Args:
+            problem: the prepared problem; its `Problem.shape` is the shape of the images.
+            labels: what is known of the labels, and of the last layer's inputs.
+        """
 
 
 @dataclass(frozen=True)
@@ -21,14 +29,17 @@ class NormalNoise:
     mean: float = 0.5
     std: float = 0.25
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def __call__(self, problem: Problem, labels: Labels) -> Tensor:
         """See `Start`."""
-        return (torch.randn(shape, generator=generator) * self.std + self.mean).clamp(0, 1)
+        del labels
+        noise = torch.randn(problem.shape, generator=problem.generator)
+        return (noise * self.std + self.mean).clamp(0, 1)
 
 
 class UniformNoise:
     """Independent uniform pixels in [0, 1]."""
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def __call__(self, problem: Problem, labels: Labels) -> Tensor:
         """See `Start`."""
-        return torch.rand(shape, generator=generator)
+        del labels
+        return torch.rand(problem.shape, generator=problem.generator)

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from fl_audit.attacks import AttackFailed, Problem
 from fl_audit.attacks.problem import MAX_IMAGES, prepare
-from fl_audit.attacks.simulation import check_differentiable, simulate, simulation
+from fl_audit.attacks.rows import simulation
+from fl_audit.attacks.simulation import check_differentiable, simulate
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import TrainingDetails
