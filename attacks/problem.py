@@ -2,12 +2,14 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from fl_audit.attacks._matching import load_sent, match_arrays
+from fl_audit.attacks.clock import Clock
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
@@ -32,6 +34,10 @@ class Problem:
         model: copy of the architecture with the weights sent; dropout off, batch norm as the client ran it.
         parameters: the trained parameters as sent, by name, detached float32.
         constants: the other entries of the state dict (buffers, frozen parameters).
+        buffers_sent: the buffers that travelled, as sent, by name: batch-norm statistics above all.
+        buffers_received: the same as they came back.
+        batch_norm: mean and variance of the client's data by module name, if granted.
+        surrogate: images like the client's, ``(M, C, H, W)`` in [0, 1], if granted.
         observed: what to match, by parameter name: over several simulated steps ``-delta``; for one
             step the client's gradient where the training details give its scale, else ``-delta`` too, which
             is the gradient times an unknown positive factor.
@@ -46,11 +52,16 @@ class Problem:
         device: where to compute.
         progress: the display.
         notes: what was assumed; attacks may add to it.
+        clock: how long the attack may go on; clients attacked together share it.
     """
 
     model: nn.Module
     parameters: Named
     constants: Named
+    buffers_sent: Named
+    buffers_received: Named
+    batch_norm: Mapping[str, tuple[Tensor, Tensor]] | None
+    surrogate: Tensor | None
     observed: Named
     exact_scale: bool
     step_sizes: tuple[int, ...]
@@ -63,6 +74,7 @@ class Problem:
     device: torch.device
     progress: Progress
     notes: list[str] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -101,6 +113,7 @@ def prepare(
     values = {name: p.detach() for name, p in model.named_parameters()}
     parameters = {name: values[name] for name in trained}
     everything = {**values, **dict(model.named_buffers())}
+    buffers = {ours: theirs for ours, theirs in names.items() if ours not in values}
     observed = {name: -delta[name].to(device) for name in trained}
     if training is not None and len(sizes) == 1:
         rate, decay = training.learning_rate, training.weight_decay
@@ -113,6 +126,10 @@ def prepare(
         model=model,
         parameters=parameters,
         constants={name: value for name, value in everything.items() if name not in parameters},
+        buffers_sent={ours: update.sent[theirs].to(device) for ours, theirs in buffers.items()},
+        buffers_received={ours: update.received[theirs].to(device) for ours, theirs in buffers.items()},
+        batch_norm=knowledge.batch_norm,
+        surrogate=None if knowledge.surrogate is None else knowledge.surrogate.to(device),
         observed=observed,
         exact_scale=training is not None,
         step_sizes=sizes,

@@ -170,6 +170,25 @@ def test_train_mode_shows_in_the_batch_norm_statistics(train: bool) -> None:
     assert norm.training is train
     assert any("train mode" in note if train else "eval mode" in note for note in problem.notes)
     assert not any(isinstance(m, nn.Dropout) and m.training for m in problem.model.modules())
+    for buffers, arrays in (
+        (problem.buffers_sent, case.update.sent),
+        (problem.buffers_received, case.update.received),
+    ):
+        assert set(buffers) == {
+            f"1.{kind}" for kind in ("running_mean", "running_var", "num_batches_tracked")
+        }
+        assert all(torch.equal(value, arrays[name]) for name, value in buffers.items())
+
+
+def test_what_is_granted_of_the_data_reaches_the_problem() -> None:
+    case = make_case()
+    assert prepared(case).surrogate is None
+    images, statistics = torch.rand(3, 1, 8, 8), {"1": (torch.zeros(6), torch.ones(6))}
+    knowledge = replace(case.knowledge, surrogate=images, batch_norm=statistics)
+    problem = prepared(replace(case, knowledge=knowledge))
+    assert problem.surrogate is not None
+    assert torch.equal(problem.surrogate, images)
+    assert problem.batch_norm == statistics
 
 
 def test_without_training_details_the_scale_is_unknown() -> None:
