@@ -85,3 +85,38 @@ def pixels(image: Image.Image, where: str) -> Tensor:
         )
     colour = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(colour.transpose(2, 0, 1))
+
+
+def exact_pixels(data: bytes, where: str) -> Tensor:
+    """One file as float32 ``(C, H, W)`` in [0, 1], refused where decoding it would drop something unseen.
+
+    For comparing two images: what `pixels` leaves out of a training image (transparency, further frames,
+    the lower bits of 16-bit colour) would here decide a score. Grey stays one channel; palettes, CMYK and
+    the like become RGB.
+
+    Raises:
+        ConfigError: naming ``where`` and the remedy.
+    """
+    image = open_image(data, where)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        frames: int = getattr(header, "n_frames", 1)
+        bits = _bits(header, data)
+    if frames > 1:
+        raise ConfigError(f"{where}: holds {frames} frames; save the one to compare as a single image")
+    if bits > 8 and image.mode not in _DEPTH_16:
+        raise ConfigError(f"{where}: colour of {bits} bits a channel; save it with 8 bits a channel")
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise ConfigError(
+            f"{where}: has transparent pixels, whose colour depends on what lies behind; flatten it first"
+        )
+    return pixels(image, where)
+
+
+def _bits(header: Image.Image, data: bytes) -> int:
+    """Bits of one channel as the file stores them; Pillow reads colour of 16 bits as 8."""
+    if header.format == "PNG":
+        return data[24]  # in the header chunk, which comes first
+    if header.format == "TIFF":
+        depths = getattr(header, "tag_v2", {}).get(258, 8)
+        return max(depths) if isinstance(depths, tuple) else int(depths)
+    return 8

@@ -4,7 +4,8 @@ Images are float32 ``(N, C, H, W)`` in [0, 1]. Unmeasured is NaN with a reason, 
 """
 
 from fl_audit.core.discover import import_modules
-from fl_audit.metrics._base import Metric, Scores
+from fl_audit.metrics._base import ContextMetric, Metric
+from fl_audit.metrics._context import Context, Scores
 from fl_audit.metrics._registry import metrics
 from fl_audit.metrics._weights import download_weights, installed_weights
 from fl_audit.metrics.controls import negative_guesses
@@ -19,6 +20,8 @@ from fl_audit.metrics.structure import ssim
 import_modules(__name__, __path__)
 
 __all__ = [
+    "Context",
+    "ContextMetric",
     "InterimRule",
     "LeakRate",
     "Metric",

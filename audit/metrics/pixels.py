@@ -54,6 +54,7 @@ class Psnr(Metric):
 
     better = "higher"
     range = (0.0, PSNR_CAP)
+    label = "PSNR (dB)"
 
     def _score(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
         return psnr(originals, reconstructions, data_range=1.0)

@@ -10,12 +10,12 @@ from fl_audit.core.files import read_json, read_model, write_json
 from fl_audit.core.registry import Unit
 from fl_audit.core.units import ImageData
 from fl_audit.metrics import InterimRule, Metric
+from fl_audit.reports.describe import metric_facts
 from fl_audit.reports.schema import (
     Attacked,
     DatasetFacts,
     FederationFacts,
     GuessFacts,
-    MetricFacts,
     ModelFacts,
     Recognisability,
     RunFacts,
@@ -42,8 +42,6 @@ GUESS_WORDS = {
     "mean-image": "the mean of held-out images",
     "same-class": "another image of the same class",
 }
-
-METRIC_LABELS = {"psnr": "PSNR (dB)"}
 
 
 class Scene(BaseModel):
@@ -115,7 +113,7 @@ def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule:
         recognisability=Recognisability(
             name=rule.name, description=rule.description, calibrated=False, metric="ssim"
         ),
-        metrics=[_metric(metric) for metric in metrics],
+        metrics=[metric_facts(metric) for metric in metrics],
         how_to_repeat=shlex.join(["fl-audit", *manifest["command"][1:]]),
         versions=package_versions() | {"fl-audit": manifest["fl_audit"]["version"]},
     )
@@ -165,18 +163,6 @@ def attacked_rule(config: RunConfig) -> str:
 def _unit(spec: str, unit: Unit) -> UnitFacts:
     return UnitFacts(
         name=spec, params=unit.params(), description=unit.summary(), paper=getattr(unit, "paper", "")
-    )
-
-
-def _metric(metric: Metric) -> MetricFacts:
-    low, high = metric.range
-    return MetricFacts(
-        name=metric.name,
-        label=METRIC_LABELS.get(metric.name, metric.name.upper()),
-        better=metric.better,
-        range=(_finite(low), _finite(high)),
-        per_image=metric.per_image,
-        unavailable=metric.unavailable(),
     )
 
 
