@@ -1,28 +1,16 @@
-"""``report.html`` and ``clients/client-02.html``: self-contained pages from the JSON and PNG files alone.
+"""``report.html`` and ``clients/client-02.html``: self-contained pages from the JSON and PNG files alone."""
 
-Jinja escapes every value; the page's content security policy allows no script, no load of any kind but
-``data:`` pictures, and only the one style sheet whose hash it names.
-"""
-
-import base64
-import hashlib
-import re
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from fl_audit.core.files import write_text
 from fl_audit.reports import words
 from fl_audit.reports.charts import accuracy_by_round, leak_by_round
 from fl_audit.reports.limits import limits
 from fl_audit.reports.order import beyond_guess, guess_level
+from fl_audit.reports.page import page_name, render_page
 from fl_audit.reports.pictures import Album, control_pairs, gallery
-from fl_audit.reports.plots import rate_bar, swatch
 from fl_audit.reports.schema import (
     ClientSummary,
     Finding,
@@ -33,8 +21,6 @@ from fl_audit.reports.schema import (
 )
 from fl_audit.reports.seen import in_clear, problems
 from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
-
-TEMPLATES = "templates"
 
 
 def build_reports(run_dir: Path) -> list[Path]:
@@ -59,11 +45,6 @@ def build_reports(run_dir: Path) -> list[Path]:
     for path, text in pages.items():
         write_text(path, text)
     return list(pages)
-
-
-def page_name(client: int) -> str:
-    """File name of a client's page."""
-    return f"client-{client:02d}.html"
 
 
 def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], clients: list[int]) -> str:
@@ -140,65 +121,19 @@ def _cells(summary: Summary) -> dict[tuple[str, int], ClientSummary]:
 
 
 def _render(name: str, summary: Summary, **context: Any) -> str:
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     measured = [metric for metric in summary.metrics if metric.per_image and metric.unavailable is None]
     levels = {metric.name: guess_level(metric, summary.controls.negative.values()) for metric in measured}
 
     def surpasses(metric: MetricFacts, value: float | None) -> bool:
         return bool(beyond_guess(metric, value, levels[metric.name]))
 
-    return (
-        _environment()
-        .get_template(name)
-        .render(
-            s=summary,
-            style=Markup(style),
-            style_hash=digest,
-            measured=measured,
-            unmeasured=[metric for metric in summary.metrics if metric.unavailable is not None],
-            guess_levels=levels,
-            levels_known=any(level is not None for level in levels.values()),
-            surpasses=surpasses,
-            **context,
-        )
+    return render_page(
+        name,
+        s=summary,
+        measured=measured,
+        unmeasured=[metric for metric in summary.metrics if metric.unavailable is not None],
+        guess_levels=levels,
+        levels_known=any(level is not None for level in levels.values()),
+        surpasses=surpasses,
+        **context,
     )
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fl_audit.reports", TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        {
-            "percent": words.percent,
-            "interval": words.interval,
-            "number": words.number,
-            "epsilon": words.epsilon,
-            "spans": words.spans,
-            "params": words.params,
-            "failed": words.failed,
-            "title_of": words.title,
-            "listing": words.listing,
-            "breakable": _breakable,
-            "upfirst": words.upfirst,
-            "page_name": page_name,
-        }
-    )
-    environment.globals.update(count=words.count, rate_bar=rate_bar, swatch=swatch)
-    return environment
-
-
-def _breakable(text: str) -> Markup:
-    """The text, escaped, with places where a narrow column may break a long name."""
-    parts = re.split(r"(?<=[:=,_-])", text)
-    return Markup("<wbr>").join(escape(part) for part in parts)
-
-
-def _style() -> str:
-    return files("fl_audit.reports").joinpath(TEMPLATES, "style.css").read_text(encoding="utf-8")
