@@ -58,6 +58,10 @@ class Analytic(Attack):
         "Phong et al., Privacy-Preserving Deep Learning via Additively Homomorphic Encryption, IEEE TIFS "
         "2018, https://eprint.iacr.org/2017/715"
     )
+    works: ClassVar[str] = (
+        "networks whose first layer is linear with a bias: one image exactly, of several those that light up "
+        "a unit alone"
+    )
 
     agreement: float = Field(
         1e-5, gt=0, le=1, description="root mean square pixel difference at which two rows show one image"

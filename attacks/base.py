@@ -2,18 +2,47 @@
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
 
+from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.problem import AttackFailed, Problem, prepare
 from fl_audit.core.errors import KnowledgeError
 from fl_audit.core.progress import Progress
 from fl_audit.core.registry import Unit
 from fl_audit.core.types import Knowledge, Reconstruction, Update
 
-__all__ = ["Attack", "AttackFailed"]
+__all__ = ["Attack", "AttackFailed", "AttackInterrupted", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One update to attack.
+
+    Attributes:
+        update: what the server saw.
+        knowledge: what the threat model grants; its model is copied, never changed.
+        seed: equal seeds give equal results on one machine.
+    """
+
+    update: Update
+    knowledge: Knowledge
+    seed: int
+
+
+class AttackInterrupted(KeyboardInterrupt):
+    """Ctrl-C in an attack that keeps its best so far.
+
+    Attributes:
+        results: what there is, one for each task.
+    """
+
+    def __init__(self, results: Sequence[Reconstruction]) -> None:
+        super().__init__()
+        self.results = tuple(results)
 
 
 class Attack(Unit, ABC):
@@ -23,11 +52,17 @@ class Attack(Unit, ABC):
         needs: names of the fields of `Knowledge` without which the attack is refused.
         uses: names of the fields that make it stronger where they are granted.
         paper: authors, year, title, venue, link.
+        works: for which models, batch sizes and local steps it works, in a sentence or two.
+        together: whether several clients' updates of one model gain from being attacked in one go.
+        max_images: most images in an update that it can reconstruct; None: any number.
     """
 
     needs: ClassVar[frozenset[str]]
     uses: ClassVar[frozenset[str]] = frozenset()
     paper: ClassVar[str]
+    works: ClassVar[str]
+    together: ClassVar[bool] = False
+    max_images: ClassVar[int | None] = None
 
     @final
     def run(
@@ -38,15 +73,17 @@ class Attack(Unit, ABC):
         seed: int,
         device: torch.device,
         progress: Progress | None = None,
+        budget: float | None = None,
     ) -> Reconstruction:
         """Attack one update.
 
         Args:
             update: what the server saw.
             knowledge: what the threat model grants; its model is copied, never changed.
-            seed: equal seeds give equal results on one machine.
+            seed: equal seeds give equal results on one machine, unless the time budget ends the attack.
             device: where to compute; the result is on the CPU.
             progress: told the iterations and the objective now and then.
+            budget: seconds that it may take, to the nearest iteration; None: any.
 
         Returns:
             Images in [0, 1] as the attacker would choose them, or status ``"failed"`` with the reason:
@@ -57,27 +94,84 @@ class Attack(Unit, ABC):
             KnowledgeError: the threat model does not grant what the attack needs, or the loss is not
                 cross-entropy.
             ConfigError: the architecture granted is not the one that the server sent.
+            AttackInterrupted: Ctrl-C; it holds the best so far.
         """
-        knowledge.require(self.needs, self.name)
-        if "loss" in self.needs and knowledge.loss != "cross-entropy":
+        task = Task(update, knowledge, seed)
+        (result,) = self.run_together([task], device=device, progress=progress, budget=budget)
+        return result
+
+    @final
+    def run_together(
+        self,
+        tasks: Sequence[Task],
+        *,
+        device: torch.device,
+        progress: Progress | None = None,
+        budget: float | None = None,
+    ) -> list[Reconstruction]:
+        """Attack several updates, those of one model on one batch axis where the attack can.
+
+        As `run` for each, with ``budget`` seconds for each; a failure of one leaves the others alone, and
+        its ``seconds`` are an equal share of the whole.
+        """
+        start = time.perf_counter()
+        clock = Clock(None if budget is None else budget * len(tasks))
+        results: list[Reconstruction | None] = [None] * len(tasks)
+        problems: dict[int, Problem] = {}
+        for place, task in enumerate(tasks):
+            found = self._prepared(task, device, progress or Progress(), clock)
+            if isinstance(found, Problem):
+                problems[place] = found
+            else:
+                results[place] = found
+        if problems:
+            made = self._reconstruct_all(list(problems.values()))
+            for (place, problem), result in zip(problems.items(), made, strict=True):
+                results[place] = _checked(replace(result, notes=(*problem.notes, *result.notes)))
+        share = (time.perf_counter() - start) / max(len(tasks), 1)
+        done = [replace(result, seconds=share) for result in results if result is not None]
+        if clock.interrupted:
+            raise AttackInterrupted(done)
+        return done
+
+    def _prepared(
+        self, task: Task, device: torch.device, progress: Progress, clock: Clock
+    ) -> Problem | Reconstruction:
+        """The problem, or the failed result."""
+        task.knowledge.require(self.needs, self.name)
+        if "loss" in self.needs and task.knowledge.loss != "cross-entropy":
             raise KnowledgeError(
                 f"attack {self.name!r} simulates training with the loss 'cross-entropy', and the threat "
-                f"model says that the clients use {knowledge.loss!r}. Choose an attack that needs no loss"
+                f"model says that the clients use {task.knowledge.loss!r}. Choose an attack that needs no "
+                "loss"
             )
-        start = time.perf_counter()
-        reason = update.problem()
+        reason = task.update.problem()
         if reason is not None:
-            return Reconstruction("failed", reason=reason, seconds=time.perf_counter() - start)
+            return Reconstruction("failed", reason=reason)
         try:
             problem = prepare(
-                update, knowledge, seed=seed, who=self.name, device=device, progress=progress or Progress()
+                task.update, task.knowledge, seed=task.seed, who=self.name, device=device, progress=progress
             )
-            result = self._reconstruct(problem)
         except AttackFailed as error:
-            result = Reconstruction("failed", reason=str(error))
-        else:
-            result = _checked(replace(result, notes=(*problem.notes, *result.notes)))
-        return replace(result, seconds=time.perf_counter() - start)
+            return Reconstruction("failed", reason=str(error))
+        if self.max_images is not None and problem.num_images > self.max_images:
+            most = "one image" if self.max_images == 1 else f"{self.max_images} images"
+            return Reconstruction(
+                "failed",
+                reason=f"{self.name} reconstructs {most} at most; the client used {problem.num_images}",
+                notes=tuple(problem.notes),
+            )
+        return replace(problem, clock=clock)
+
+    def _reconstruct_all(self, problems: Sequence[Problem]) -> list[Reconstruction]:
+        """Reconstruct several problems; attacks that gain from one batch axis override it."""
+        results = []
+        for problem in problems:
+            try:
+                results.append(self._reconstruct(problem))
+            except AttackFailed as error:
+                results.append(Reconstruction("failed", reason=str(error)))
+        return results
 
     @abstractmethod
     def _reconstruct(self, problem: Problem) -> Reconstruction:

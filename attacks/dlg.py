@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from fl_audit.attacks._registry import attacks
-from fl_audit.attacks.base import Attack
-from fl_audit.attacks.labels import find_labels
-from fl_audit.attacks.loop import Parts, optimise
+from fl_audit.attacks.labels import Labels
+from fl_audit.attacks.loop import Outcome, Parts
 from fl_audit.attacks.objectives import FittedSquaredError, Objective, SquaredError
+from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.optimisers import LBFGS
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.schedules import Plateau
@@ -20,7 +20,7 @@ ENOUGH = 1e-9
 
 
 @attacks.register("dlg")
-class DeepLeakage(Attack):
+class DeepLeakage(OptimisationAttack):
     """Squared error of gradients, minimised by L-BFGS without any prior; best on small smooth models.
 
     Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, https://arxiv.org/abs/1906.08935,
@@ -31,10 +31,12 @@ class DeepLeakage(Attack):
     follow one that ends far from the gradient.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model", "loss", "num_classes", "image_shape"})
-    uses: ClassVar[frozenset[str]] = frozenset({"training", "labels"})
     paper: ClassVar[str] = (
         "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, https://arxiv.org/abs/1906.08935"
+    )
+    works: ClassVar[str] = (
+        "small smooth networks (LeNet with sigmoid): one image exactly, two to four sometimes; ReLU and max "
+        "pooling stop it"
     )
 
     iterations: int = Field(
@@ -50,8 +52,7 @@ class DeepLeakage(Attack):
         "fitted", description="fitted: any factor on the gradient is forgiven; exact: as the paper has it"
     )
 
-    def _reconstruct(self, problem: Problem) -> Reconstruction:
-        labels = find_labels(problem)
+    def _parts(self, problem: Problem) -> Parts:
         objective: Objective = FittedSquaredError()
         if self.scale == "exact":
             if not problem.exact_scale:
@@ -60,7 +61,7 @@ class DeepLeakage(Attack):
                     "plain SGD; use scale=fitted"
                 )
             objective = SquaredError()
-        parts = Parts(
+        return Parts(
             objective=objective,
             optimiser=LBFGS(line_search=True),
             start=NormalNoise(std=0.1),
@@ -71,7 +72,8 @@ class DeepLeakage(Attack):
             box=False,
             check_every=5,
         )
-        outcome = optimise(problem, labels, parts)
+
+    def _finish(self, problem: Problem, labels: Labels, outcome: Outcome) -> Reconstruction:
         if outcome.total > self.success:
             problem.notes.append(
                 f"no start reached a relative squared error of {self.success:g}; the best is "

@@ -5,19 +5,17 @@ from typing import ClassVar
 from pydantic import Field
 
 from fl_audit.attacks._registry import attacks
-from fl_audit.attacks.base import Attack
-from fl_audit.attacks.labels import find_labels
-from fl_audit.attacks.loop import Parts, optimise
+from fl_audit.attacks.loop import Parts
 from fl_audit.attacks.objectives import Cosine
+from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.optimisers import SignedAdam
 from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem
 from fl_audit.attacks.schedules import StepDecay
-from fl_audit.core.types import Reconstruction
 
 
 @attacks.register("inverting-gradients")
-class InvertingGradients(Attack):
+class InvertingGradients(OptimisationAttack):
     """Cosine distance of gradients with total variation, minimised by signed Adam in the pixel box.
 
     Geiping, Bauermeister, Dröge and Moeller, "Inverting Gradients - How easy is it to break privacy in
@@ -26,11 +24,13 @@ class InvertingGradients(Attack):
     restarts share one batch axis; the best iterate is returned, not the last; far fewer iterations.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model", "loss", "num_classes", "image_shape"})
-    uses: ClassVar[frozenset[str]] = frozenset({"training", "labels"})
     paper: ClassVar[str] = (
         "Geiping et al., Inverting Gradients - How easy is it to break privacy in federated learning?, "
         "NeurIPS 2020, https://arxiv.org/abs/2003.14053"
+    )
+    works: ClassVar[str] = (
+        "any differentiable classifier: one image on convolutional and residual nets, small batches on "
+        "smaller ones; several local steps by unrolling them"
     )
 
     iterations: int = Field(300, ge=1, le=1_000_000, description="steps of signed Adam in each restart")
@@ -38,9 +38,8 @@ class InvertingGradients(Attack):
     step_size: float = Field(0.1, gt=0, le=1, description="first step size, in pixel values of [0, 1]")
     tv: float = Field(1e-3, ge=0, description="weight of the total variation beside the cosine distance")
 
-    def _reconstruct(self, problem: Problem) -> Reconstruction:
-        labels = find_labels(problem)
-        parts = Parts(
+    def _parts(self, problem: Problem) -> Parts:
+        return Parts(
             objective=Cosine(),
             priors=(TotalVariation(self.tv),) if self.tv else (),
             optimiser=SignedAdam(self.step_size),
@@ -48,5 +47,3 @@ class InvertingGradients(Attack):
             iterations=self.iterations,
             restarts=self.restarts,
         )
-        outcome = optimise(problem, labels, parts)
-        return outcome.reconstruction(labels)

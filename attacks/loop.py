@@ -1,7 +1,8 @@
 """The one optimisation loop: an attack by optimisation is a choice of the `Parts` that it runs on."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,7 +14,7 @@ from fl_audit.attacks.objectives import Objective
 from fl_audit.attacks.optimisers import Optimiser
 from fl_audit.attacks.priors import Prior
 from fl_audit.attacks.problem import AttackFailed, Problem
-from fl_audit.attacks.rows import simulation
+from fl_audit.attacks.rows import Evaluated, Rows, merged, sharing
 from fl_audit.attacks.schedules import Constant, Never, Schedule, Stopping
 from fl_audit.attacks.simulation import check_differentiable
 from fl_audit.attacks.starts import NormalNoise, Start
@@ -37,7 +38,7 @@ class Parts:
         schedule: factor on the step size.
         stopping: when to stop early.
         box: whether the images are projected to [0, 1] after each step.
-        success: a total at which no further chunk of restarts is begun.
+        success: a total at which the client's other restarts are given up.
         check_every: iterations between checks of the objective, for progress, stopping and NaN.
     """
 
@@ -80,21 +81,6 @@ class Outcome:
         )
 
 
-class _Best:
-    """The best iterate of each restart, kept on the device without waiting for it."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.totals = torch.full((len(images),), math.inf, device=images.device)
-        self.images = images.detach().clone()
-
-    def offer(self, totals: Tensor, images: Tensor) -> None:
-        """Keep what is better; NaN never is."""
-        totals, images = totals.detach(), images.detach()
-        better = totals < self.totals
-        self.totals = torch.where(better, totals, self.totals)
-        self.images = torch.where(better.view(-1, 1, 1, 1, 1), images.clamp(0, 1), self.images)
-
-
 def optimise(problem: Problem, labels: Labels, parts: Parts) -> Outcome:
     """Search images whose simulated update is the observed one.
 
@@ -107,67 +93,183 @@ def optimise(problem: Problem, labels: Labels, parts: Parts) -> Outcome:
         AttackFailed: the model has no differentiable path, or the objective is NaN or infinite from
             every start.
     """
-    check_differentiable(problem, labels.values)
-    width = parts.restarts if parts.optimiser.batched else 1
-    run = simulation(problem, labels.values, width)
-    observed = list(problem.observed.values())
-    penalties = [prior.bind([problem], width) for prior in parts.priors]
+    (outcome,) = optimise_together([problem], [labels], parts)
+    if isinstance(outcome, AttackFailed):
+        raise outcome
+    return outcome
 
-    def total(images: Tensor) -> Tensor:
-        values = parts.objective(run(images), observed)
-        for penalty in penalties:
-            values = values + penalty(images)
-        return values
 
-    bests: list[_Best] = []
-    spent = 0
-    for first in range(0, parts.restarts, width):
-        starts = [parts.start(problem, labels).to(problem.device) for _ in range(width)]
-        best, iterations = _descend(problem, parts, total, torch.stack(starts), first // width)
-        bests.append(best)
-        spent += iterations * width
-        if float(best.totals.min()) <= parts.success:
+def optimise_together(
+    problems: Sequence[Problem], labels: Sequence[Labels], parts: Parts
+) -> list[Outcome | AttackFailed]:
+    """`optimise` for several clients, on one axis where they share the model and the kind of training."""
+    batched = parts.optimiser.batched
+    groups = merged(problems) if batched else [[place] for place in range(len(problems))]
+    results: dict[int, Outcome | AttackFailed] = {}
+    for places in groups:
+        group = sharing([problems[place] for place in places])
+        marks = [labels[place] for place in places]
+        seconds = group[0].clock.left() * len(places) / (len(problems) - len(results))
+        try:
+            check_differentiable(group[0], marks[0].values)
+            found: Sequence[Outcome | AttackFailed] = _group(group, marks, parts, seconds)
+        except AttackFailed as error:
+            found = [error] * len(group)
+        results.update(zip(places, found, strict=True))
+    return [results[place] for place in range(len(problems))]
+
+
+def _group(
+    problems: Sequence[Problem], labels: Sequence[Labels], parts: Parts, seconds: float
+) -> list[Outcome | AttackFailed]:
+    """Run problems that share a model: all restarts side by side, or one after the other."""
+    together = parts.restarts if parts.optimiser.batched else 1
+    turns = parts.restarts // together
+    end = time.perf_counter() + seconds
+    descents: list[_Descent] = []
+    for turn in range(turns):
+        descent = _Descent(problems, labels, parts, together, turn)
+        descent.run((end - time.perf_counter()) / (turns - turn))
+        descents.append(descent)
+        if descent.succeeded() or problems[0].clock.interrupted or time.perf_counter() >= end:
             break
-    totals = torch.cat([best.totals for best in bests])
-    chosen = int(totals.argmin())
-    if not math.isfinite(float(totals[chosen])):
-        raise AttackFailed(f"the objective is NaN or infinite from each of {parts.restarts} starts")
-    images = torch.cat([best.images for best in bests])[chosen]
-    return Outcome(images, float(totals[chosen]), spent)
+    return [_chosen(descents, client) for client in range(len(problems))]
 
 
-def _descend(
-    problem: Problem, parts: Parts, total: Callable[[Tensor], Tensor], starts: Tensor, chunk: int
-) -> tuple[_Best, int]:
-    """Run one chunk of restarts, ``starts`` ``(R, N, C, H, W)``; returns the best and the steps taken."""
-    images = starts.clone().requires_grad_()
-    optimiser = parts.optimiser.build(images)
-    best = _Best(images)
-    history: list[float] = []
-    width = len(starts)
-    chunks = parts.restarts // width
+def _chosen(descents: Sequence["_Descent"], client: int) -> Outcome | AttackFailed:
+    """The best row of one client."""
+    totals = torch.cat([descent.totals[descent.rows_of(client)] for descent in descents])
+    images = torch.cat([descent.images[descent.rows_of(client)] for descent in descents])
+    row = int(totals.argmin())
+    if not math.isfinite(float(totals[row])):
+        return AttackFailed(f"the objective is NaN or infinite from each of {len(totals)} starts")
+    return Outcome(images[row], float(totals[row]), sum(descent.steps_of(client) for descent in descents))
 
-    def closure() -> float:
-        totals = total(images)
-        best.offer(totals, images)
-        loss = totals.sum()
-        (images.grad,) = torch.autograd.grad(loss, images)
+
+class _Descent:
+    """One descent of all its rows side by side, with the best iterate of each row.
+
+    Attributes:
+        totals: lowest total of each row, ``(R,)``.
+        images: where it was, ``(R, N, C, H, W)`` in [0, 1].
+    """
+
+    def __init__(
+        self, problems: Sequence[Problem], labels: Sequence[Labels], parts: Parts, restarts: int, turn: int
+    ) -> None:
+        first = problems[0]
+        self._problems, self._parts, self._restarts, self._turn = problems, parts, restarts, turn
+        self._rows = Rows(problems, [mark.values for mark in labels], restarts, parts.objective)
+        self._penalties = [prior.bind(problems, restarts) for prior in parts.priors]
+        starts = [
+            parts.start(problem, mark)
+            for problem, mark in zip(problems, labels, strict=True)
+            for _ in range(restarts)
+        ]
+        self._current = torch.stack(starts).to(first.device).requires_grad_()
+        self._active = list(range(len(starts)))
+        self._history: list[list[float]] = [[] for _ in starts]
+        self._steps = [0] * len(starts)
+        # The best iterates stay on the device, so that the loop never waits for it.
+        self.totals = torch.full((len(starts),), math.inf, device=first.device)
+        self.images = self._current.detach().clone()
+
+    def rows_of(self, client: int) -> slice:
+        """The rows of one client."""
+        return slice(client * self._restarts, (client + 1) * self._restarts)
+
+    def steps_of(self, client: int) -> int:
+        """Steps of the optimiser, over the client's rows."""
+        return sum(self._steps[self.rows_of(client)])
+
+    def succeeded(self) -> bool:
+        """Whether every client has a row that needs no further restart."""
+        best = self.totals.view(-1, self._restarts).min(1).values
+        return bool((best <= self._parts.success).all())
+
+    def run(self, seconds: float) -> None:
+        """Descend until the iterations, the time or the hope is spent. Ctrl-C ends it with the best so far.
+
+        Args:
+            seconds: how long this descent may take; infinite without a budget.
+
+        Raises:
+            KeyboardInterrupt: there is no best yet.
+        """
+        try:
+            self._run(max(seconds, 1e-9))
+        except KeyboardInterrupt:
+            if not bool(torch.isfinite(self.totals).all()):
+                raise
+            self._problems[0].clock.interrupt()
+            self._note(f"interrupted after {max(self._steps)} of {self._parts.iterations} iterations")
+
+    def _run(self, seconds: float) -> None:
+        parts, images, clock = self._parts, self._current, self._problems[0].clock
+        optimiser = parts.optimiser.build(images)
+        began, iteration, share = time.perf_counter(), 0, 0.0
+        while iteration < parts.iterations and share < 1 and self._active and not clock.interrupted:
+            for group in optimiser.param_groups:
+                group["lr"] = parts.optimiser.rate * parts.schedule(share)
+            optimiser.step(self._closure)
+            if parts.box:
+                with torch.no_grad():
+                    images.clamp_(0, 1)
+            iteration += 1
+            for row in self._active:
+                self._steps[row] = iteration
+            share = max(iteration / parts.iterations, (time.perf_counter() - began) / seconds)
+            if iteration % parts.check_every == 0 or share >= 1:
+                self._check(iteration)
+        if self._active:
+            self._offer(self._evaluated())
+        if iteration < parts.iterations and share >= 1:
+            self._note(f"the time budget ended the search after {iteration} of {parts.iterations} iterations")
+
+    def _note(self, text: str) -> None:
+        for problem in self._problems:
+            problem.notes.append(text)
+
+    def _closure(self) -> float:
+        result = self._evaluated()
+        self._offer(result)
+        self._current.grad = result.gradients
         # The optimisers take a tensor too, and a float would wait for the device in each iteration.
-        return cast(float, loss.detach())
+        return cast(float, result.totals[self._active].sum())
 
-    for iteration in range(parts.iterations):
-        for group in optimiser.param_groups:
-            group["lr"] = parts.optimiser.rate * parts.schedule(iteration / parts.iterations)
-        optimiser.step(closure)
-        if parts.box:
-            with torch.no_grad():
-                images.clamp_(0, 1)
-        done = iteration + 1
-        if done % parts.check_every == 0 or done == parts.iterations:
-            value = float(best.totals.min())
-            history.append(value)
-            problem.progress.step(chunk * parts.iterations + done, chunks * parts.iterations, value)
-            if parts.stopping(history) or not bool(torch.isfinite(images).flatten(1).all(1).any()):
-                return best, done
-    best.offer(total(images), images)
-    return best, parts.iterations
+    def _evaluated(self) -> Evaluated:
+        result = self._rows(self._current, self._active)
+        if not self._penalties:
+            return result
+        images = self._current.detach().requires_grad_()
+        penalties = torch.stack([penalty(images) for penalty in self._penalties]).sum(0)
+        (slope,) = torch.autograd.grad(penalties.sum(), images)
+        return Evaluated(result.totals + penalties.detach(), result.gradients + slope)
+
+    def _offer(self, result: Evaluated) -> None:
+        """Keep what is better; NaN never is."""
+        better = result.totals < self.totals
+        self.totals = torch.where(better, result.totals, self.totals)
+        self.images = torch.where(
+            better.view(-1, 1, 1, 1, 1), self._current.detach().clamp(0, 1), self.images
+        )
+
+    def _check(self, iteration: int) -> None:
+        """Look at the objective: show it, and give up rows that are done, hopeless or not needed."""
+        parts = self._parts
+        values = self.totals.tolist()
+        finite = torch.isfinite(self._current.detach()).flatten(1).all(1).tolist()
+        for row in self._active:
+            self._history[row].append(values[row])
+        lowest = [min(values[self.rows_of(client)]) for client in range(len(self._problems))]
+        self._active = [
+            row
+            for row in self._active
+            if finite[row]
+            and not parts.stopping(self._history[row])
+            and lowest[row // self._restarts] > parts.success
+        ]
+        turns = parts.restarts // self._restarts
+        self._problems[0].progress.step(
+            self._turn * parts.iterations + iteration, turns * parts.iterations, min(lowest)
+        )

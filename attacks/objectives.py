@@ -14,7 +14,10 @@ class Objective(Protocol):
     """A distance of updates: lower fits better."""
 
     def __call__(self, simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
-        """Distances ``(R,)`` for ``simulated`` ``(R, *shape)`` and ``observed`` ``(*shape)`` tensors."""
+        """Distances ``(R,)`` for ``simulated`` ``(R, *shape)`` tensors.
+
+        ``observed`` are ``(*shape)``, one client's update, or ``(R, *shape)``, each row's own.
+        """
 
 
 class Cosine:
@@ -56,7 +59,7 @@ def squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Te
     Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, equation 3, divided by a constant.
     """
     parts = [_rows((s - o).square()) for s, o in zip(simulated, observed, strict=True)]
-    theirs = torch.stack([o.square().sum() for o in observed]).sum()
+    theirs = torch.stack([_norms(s, o) for s, o in zip(simulated, observed, strict=True)]).sum(0)
     return torch.stack(parts).sum(0) / (theirs + TINY)
 
 
@@ -69,17 +72,22 @@ def fitted_squared_error(simulated: Sequence[Tensor], observed: Sequence[Tensor]
     """
     dot, own, _ = _products(simulated, observed)
     factor = (dot.clamp(min=0) / (own + TINY)).detach()
-    scaled = [factor.view(-1, *(1,) * o.ndim) * s for s, o in zip(simulated, observed, strict=True)]
+    scaled = [factor.view(-1, *(1,) * (s.ndim - 1)) * s for s in simulated]
     return squared_error(scaled, observed)
 
 
 def _products(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """``<s, o>`` and ``<s, s>`` as ``(R,)``, and ``<o, o>`` as a scalar, over all tensors together."""
+    """``<s, o>`` and ``<s, s>`` as ``(R,)``, and ``<o, o>``, a scalar or ``(R,)``, over all tensors."""
     pairs = list(zip(simulated, observed, strict=True))
     dot = torch.stack([_rows(s * o) for s, o in pairs]).sum(0)
     own = torch.stack([_rows(s.square()) for s, _ in pairs]).sum(0)
-    theirs = torch.stack([o.square().sum() for _, o in pairs]).sum()
+    theirs = torch.stack([_norms(s, o) for s, o in pairs]).sum(0)
     return dot, own, theirs
+
+
+def _norms(simulated: Tensor, observed: Tensor) -> Tensor:
+    """Squared norm of ``observed``: a scalar, or ``(R,)`` where each row has its own."""
+    return _rows(observed.square()) if observed.ndim == simulated.ndim else observed.square().sum()
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Grad
     """
     sizes = problem.step_sizes
     gradient = gradient or taped_gradient
-    start = {name: value.detach().requires_grad_() for name, value in problem.parameters.items()}
+    start = problem.parameters
     if len(sizes) == 1:
         return gradient(problem, start, images, labels)
     training = problem.training
@@ -71,6 +71,10 @@ def _loss(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -
 
 def taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
     """Gradient of the loss by autograd; parameters that play no part get zeros."""
+    parameters = {
+        name: value if value.requires_grad else value.detach().requires_grad_()
+        for name, value in parameters.items()
+    }
     gradients = torch.autograd.grad(
         _loss(problem, parameters, images, labels),
         list(parameters.values()),

@@ -92,10 +92,14 @@ def make_case(
     grant_labels: bool = True,
     metrics: Mapping[str, int] | None = None,
     seed: int = 0,
+    data_seed: int | None = None,
 ) -> Case:
-    """Train a client with `torch.optim.SGD` for real and capture its update."""
+    """Train a client with `torch.optim.SGD` for real and capture its update.
+
+    Clients with one ``seed`` share the model; ``data_seed`` gives each its own images.
+    """
     details = training or TrainingDetails(batch_size=len(labels))
-    generator = torch_generator(seed, "images")
+    generator = torch_generator(seed if data_seed is None else data_seed, "images")
     images = torch.rand(len(labels), *shape, generator=generator)
     with seeded_globals(seed, "weights"):
         client = NETS[net](shape, classes)

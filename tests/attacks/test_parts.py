@@ -190,3 +190,13 @@ def test_an_objective_that_is_nan_from_every_start_fails_and_one_good_start_is_e
         optimise(problem, granted(case), parts(objective=never, restarts=2))
     one_by_one = parts(objective=sometimes, restarts=2, optimiser=LBFGS(evaluations=2))
     assert math.isfinite(optimise(problem, granted(case), one_by_one).total)
+
+
+@pytest.mark.parametrize("objective", [cosine_distance, squared_error, fitted_squared_error])
+def test_rows_of_several_clients_each_have_their_own_update(objective: object) -> None:
+    assert callable(objective)
+    simulated, observed = tensors(1, 3), tensors(2, 3)
+    values = objective(simulated, observed)
+    for row in range(3):
+        alone = objective([part[row : row + 1] for part in simulated], [part[row] for part in observed])
+        assert float(values[row]) == pytest.approx(float(alone), rel=1e-12)

@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 
 from fl_audit.attacks import AttackFailed, Problem
 from fl_audit.attacks.problem import MAX_IMAGES, prepare
-from fl_audit.attacks.rows import simulation
 from fl_audit.attacks.simulation import check_differentiable, simulate
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
@@ -63,40 +62,6 @@ def test_a_unit_step_is_minus_the_learning_rate_times_the_gradient() -> None:
         assert parameter.grad is not None
         assert torch.allclose(delta[name], -0.25 * parameter.grad, atol=1e-7)
         assert torch.allclose(problem.observed[name], parameter.grad, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["one step", "both, short last step"])
-def test_restarts_on_one_axis_equal_restarts_one_by_one(kind: str) -> None:
-    case = make_case(labels=(0, 2, 2, 1), classes=3, training=TRAININGS[kind])
-    problem = prepared(case)
-    images = torch.rand(3, 4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    together = simulation(problem, case.labels, 3)(images)
-    for row in range(3):
-        alone = list(simulate(problem, images[row], case.labels).values())
-        assert all(torch.allclose(a, b[row], atol=1e-6) for a, b in zip(alone, together, strict=True))
-
-
-class Branching(nn.Module):
-    """Control flow on values, which vmap refuses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        flat = images.flatten(1)
-        logits: Tensor = self.linear(flat.sigmoid() if float(flat.mean()) > -1e9 else flat)
-        return logits
-
-
-def test_a_model_that_vmap_refuses_is_simulated_restart_by_restart() -> None:
-    case = make_case()
-    model = Branching()
-    sent = {name: value.clone() for name, value in model.state_dict().items()}
-    received = {name: value + 0.01 for name, value in sent.items()}
-    update = replace(case.update, sent=sent, received=received)
-    problem = prepared(replace(case, update=update, knowledge=replace(case.knowledge, model=model)))
-    assert simulation(problem, case.labels, 2)(torch.rand(2, 1, 1, 8, 8))[0].shape == (2, 2, 64)
 
 
 class Rounding(nn.Module):
