@@ -111,16 +111,24 @@ class Update:
 
 @dataclass(frozen=True)
 class TrainingDetails:
-    """How a client trained locally.
+    """How a client trained locally; the fields of the optimiser mean what they mean in `torch.optim`.
 
     Attributes:
-        optimizer: name, lower case, e.g. ``"sgd"``.
-        learning_rate: step size.
+        optimizer: class name, lower case, e.g. ``"sgd"``.
+        learning_rate: step size of the first step.
         momentum: heavy-ball factor in [0, 1).
-        weight_decay: L2 factor.
+        weight_decay: L2 factor; decoupled from the gradient for ``"adamw"``.
         local_steps: optimiser steps in one round.
         batch_size: images in one step.
         train_mode: whether the model ran in train mode (batch norm by batch statistics, dropout on).
+        dampening: share of the gradient that SGD's momentum buffer leaves out.
+        nesterov: whether SGD looks ahead.
+        betas: decay of Adam's first and second moment.
+        eps: what Adam adds to the root of the second moment.
+        amsgrad: whether Adam divides by the largest second moment so far.
+        learning_rates: step size of every step, where a schedule changed it; None: that of the first.
+        uniform: whether all parameter groups and, but for the learning rate, all steps had these values.
+        fresh: whether the optimiser began the round without state of earlier rounds.
     """
 
     optimizer: str = "sgd"
@@ -130,6 +138,14 @@ class TrainingDetails:
     local_steps: int = 1
     batch_size: int = 1
     train_mode: bool = False
+    dampening: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    amsgrad: bool = False
+    learning_rates: tuple[float, ...] | None = None
+    uniform: bool = True
+    fresh: bool = True
 
 
 @dataclass(frozen=True)

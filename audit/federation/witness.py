@@ -18,7 +18,8 @@ from torch.nn.modules import module as module_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from fl_audit.core.types import GroundTruth, TrainingDetails
+from fl_audit.core.types import GroundTruth
+from fl_audit.federation._settings import Settings, read_settings, training_details
 
 _LOSSES: frozenset[Callable[..., Any]] = frozenset(
     {
@@ -48,8 +49,7 @@ class _Step:
     """One optimiser step and the calls that fed it."""
 
     calls: list[_Call]
-    optimizer: str
-    group: dict[str, Any]
+    settings: Settings
 
 
 @dataclass
@@ -87,20 +87,15 @@ class Witness:
                 return problem
         if len({call.images.shape[1:] for call, _ in pairs}) > 1:
             return "the inputs of one round differ in shape"
-        first = self.steps[0]
         return GroundTruth(
             images=torch.cat([call.images for call, _ in pairs]),
             labels=torch.cat([call.labels for call, _ in pairs if call.labels is not None]),
             steps=torch.cat([torch.full((len(c.images),), n, dtype=torch.int64) for c, n in pairs]),
             indices=torch.full((sum(len(call.images) for call, _ in pairs),), -1, dtype=torch.int64),
-            training=TrainingDetails(
-                optimizer=first.optimizer,
-                learning_rate=_number(first.group, "lr"),
-                momentum=_number(first.group, "momentum"),
-                weight_decay=_number(first.group, "weight_decay"),
-                local_steps=len(self.steps),
-                batch_size=sum(len(call.images) for call in first.calls),
-                train_mode=first.calls[0].train_mode,
+            training=training_details(
+                [step.settings for step in self.steps],
+                batch_size=sum(len(call.images) for call in self.steps[0].calls),
+                train_mode=self.steps[0].calls[0].train_mode,
             ),
         )
 
@@ -136,8 +131,7 @@ class Witness:
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         calls = [call for call in self._open if call.differentiated]
         if calls:
-            group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
-            self.steps.append(_Step(calls, type(optimizer).__name__.lower(), group))
+            self.steps.append(_Step(calls, read_settings(optimizer)))
             self._open.clear()
 
 
@@ -204,8 +198,3 @@ def _problem(call: _Call) -> str | None:
     if call.labels is None:
         return "no loss with a target for every image was seen"
     return None
-
-
-def _number(group: dict[str, Any], name: str) -> float:
-    value = group.get(name, 0.0)
-    return float(value) if isinstance(value, int | float | Tensor) else 0.0

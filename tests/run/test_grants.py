@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fl_audit.core.errors import CaptureError
+from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
 from fl_audit.run.check import granted_names
 from fl_audit.run.config import ThreatConfig
@@ -54,6 +55,23 @@ def test_what_is_granted_is_true(tmp_path: Path) -> None:
     assert knowledge.labels.tolist() == [3, 3, 1]
     assert knowledge.model is not None
     assert knowledge.model(torch.rand(2, 1, 8, 8)).shape == (2, 4)
+
+
+def test_a_grant_written_before_a_detail_was_recorded_is_read(tmp_path: Path) -> None:
+    written = grant(ThreatConfig(), TRUTH, model="mlp:width=4", num_classes=4, image_shape=(1, 8, 8))
+    facts = written.model_dump(mode="json")
+    old = (
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "local_steps",
+        "batch_size",
+        "train_mode",
+    )
+    facts["training"] = {name: facts["training"][name] for name in old}
+    write_json(tmp_path / "grant.json", facts)
+    assert read_knowledge(tmp_path / "grant.json", KEY).training == TRUTH.training
 
 
 def test_reading_a_grant_leaves_the_global_generator_alone(tmp_path: Path) -> None:
