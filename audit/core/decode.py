@@ -88,11 +88,11 @@ def pixels(image: Image.Image, where: str) -> Tensor:
 
 
 def exact_pixels(data: bytes, where: str) -> Tensor:
-    """One file as float32 ``(C, H, W)`` in [0, 1], refused where decoding it would drop something unseen.
+    """One file as float32 ``(C, H, W)``, refused where decoding it would drop something unseen.
 
     For comparing two images: what `pixels` leaves out of a training image (transparency, further frames,
     the lower bits of 16-bit colour) would here decide a score. Grey stays one channel; palettes, CMYK and
-    the like become RGB.
+    the like become RGB. Floats (TIFF) are taken as they are, NaN and values outside [0, 1] included.
 
     Raises:
         ConfigError: naming ``where`` and the remedy.
@@ -103,7 +103,9 @@ def exact_pixels(data: bytes, where: str) -> Tensor:
         bits = _bits(header, data)
     if frames > 1:
         raise ConfigError(f"{where}: holds {frames} frames; save the one to compare as a single image")
-    if bits > 8 and image.mode not in _DEPTH_16:
+    if image.mode == "F":
+        return torch.from_numpy(np.array(image, dtype=np.float32))[None]
+    if bits > 8 and image.mode in _COLOUR:
         raise ConfigError(f"{where}: colour of {bits} bits a channel; save it with 8 bits a channel")
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         raise ConfigError(

@@ -65,12 +65,12 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
     if not columns:
         return Markup()
     frame = _Frame(columns[0], columns[-1], len(columns), len(series))
-    svg = _element("svg", None, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", css="chart", aria_label=title)
-    _text(svg, "title", title)
+    svg = element("svg", None, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", css="chart", aria_label=title)
+    write(svg, "title", title)
     _axes(svg, frame, columns, x_label, y_label)
     for index, line in enumerate(series):
         _line(svg, frame, index, line)
-    return _markup(svg)
+    return markup(svg)
 
 
 def _axes(
@@ -78,19 +78,19 @@ def _axes(
 ) -> None:
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = frame.y(share)
-        _element("line", svg, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, css="grid")
-        _text(svg, "text", f"{share:.0%}", x=LEFT - 6, y=y + 4, css="tick end")
+        element("line", svg, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, css="grid")
+        write(svg, "text", f"{share:.0%}", x=LEFT - 6, y=y + 4, css="tick end")
     for value in _thin(columns, 10):
         at = frame.x(value, (frame.lines - 1) / 2)
-        _text(svg, "text", f"{value:g}", x=at, y=HEIGHT - BOTTOM + 17, css="tick mid")
-    _text(svg, "text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, css="axis mid")
+        write(svg, "text", f"{value:g}", x=at, y=HEIGHT - BOTTOM + 17, css="tick mid")
+    write(svg, "text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, css="axis mid")
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turn = f"rotate(-90 14 {middle:g})"
-    _text(svg, "text", y_label, x=14, y=middle, transform=turn, css="axis mid")
+    write(svg, "text", y_label, x=14, y=middle, transform=turn, css="axis mid")
 
 
 def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> None:
-    group = _element("g", svg, css=f"s{index % COLOURS}")
+    group = element("g", svg, css=f"s{index % COLOURS}")
     path, pen = [], "M"
     for point in line.points:
         if point.y is None:
@@ -98,14 +98,14 @@ def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> 
         else:
             path.append(f"{pen}{frame.x(point.x, index):.1f} {frame.y(point.y):.1f}")
             pen = "L"
-    _element("path", group, d="".join(path), css="line", stroke_dasharray=_dash(index))
+    element("path", group, d="".join(path), css="line", stroke_dasharray=_dash(index))
     for point in line.points:
         if point.y is not None:
             x, y = frame.x(point.x, index), frame.y(point.y)
             if point.low is not None and point.high is not None:
                 ends = {"y1": frame.y(point.low), "y2": frame.y(point.high)}
-                _element("line", group, x1=x, x2=x, css="whisker", **ends)
-            _text(
+                element("line", group, x1=x, x2=x, css="whisker", **ends)
+            write(
                 _marker(group, index, x, y, 0.5 if frame.dense else 1),
                 "title",
                 f"{line.name}: {point.tooltip}",
@@ -114,26 +114,26 @@ def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> 
 
 def swatch(index: int) -> Markup:
     """The key of series ``index`` for the legend."""
-    svg = _element("svg", None, viewBox="0 0 34 14", css="swatch", aria_hidden="true")
-    group = _element("g", svg, css=f"s{index % COLOURS}")
-    _element("path", group, d="M1 7L33 7", css="line", stroke_dasharray=_dash(index))
+    svg = element("svg", None, viewBox="0 0 34 14", css="swatch", aria_hidden="true")
+    group = element("g", svg, css=f"s{index % COLOURS}")
+    element("path", group, d="M1 7L33 7", css="line", stroke_dasharray=_dash(index))
     _marker(group, index, 17, 7)
-    return _markup(svg)
+    return markup(svg)
 
 
 def rate_bar(rate: float | None, bounds: tuple[float, float] | None) -> Markup:
     """A share as a bar with its interval; the number stands beside it, so readers skip the bar."""
-    svg = _element("svg", None, viewBox="0 0 104 14", css="bar", aria_hidden="true")
-    _element("rect", svg, x=2, y=4, width=100, height=6, rx=3, css="track")
+    svg = element("svg", None, viewBox="0 0 104 14", css="bar", aria_hidden="true")
+    element("rect", svg, x=2, y=4, width=100, height=6, rx=3, css="track")
     if rate is not None:
         if rate > 0:
-            _element("rect", svg, x=2, y=4, width=round(100 * rate, 1), height=6, rx=3, css="fill")
+            element("rect", svg, x=2, y=4, width=round(100 * rate, 1), height=6, rx=3, css="fill")
         if bounds is not None:
             low, high = (2 + 100 * bound for bound in bounds)
-            _element("line", svg, x1=low, x2=high, y1=7, y2=7, css="whisker")
+            element("line", svg, x1=low, x2=high, y1=7, y2=7, css="whisker")
             for end in (low, high):
-                _element("line", svg, x1=end, x2=end, y1=3.5, y2=10.5, css="whisker")
-    return _markup(svg)
+                element("line", svg, x1=end, x2=end, y1=3.5, y2=10.5, css="whisker")
+    return markup(svg)
 
 
 def _marker(
@@ -141,16 +141,16 @@ def _marker(
 ) -> ElementTree.Element:
     shape = index % 4
     if shape == 0:
-        return _element("circle", parent, cx=x, cy=y, r=4.5 * size, css="mark")
+        return element("circle", parent, cx=x, cy=y, r=4.5 * size, css="mark")
     if shape == 1:
         half = 4 * size
-        return _element("rect", parent, x=x - half, y=y - half, width=2 * half, height=2 * half, css="mark")
+        return element("rect", parent, x=x - half, y=y - half, width=2 * half, height=2 * half, css="mark")
     corners = {
         2: ((0, -5.5), (5, 4), (-5, 4)),
         3: ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
     }[shape]
     points = " ".join(f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in corners)
-    return _element("polygon", parent, points=points, css="mark")
+    return element("polygon", parent, points=points, css="mark")
 
 
 def _dash(index: int) -> str:
@@ -162,7 +162,7 @@ def _thin(values: Sequence[float], most: int) -> list[float]:
     return list(values[::step])
 
 
-def _element(
+def element(
     tag: str, parent: ElementTree.Element | None, /, **attributes: float | str
 ) -> ElementTree.Element:
     """An element; ``css`` is its class, an underscore in a name stands for a hyphen, "" leaves it out."""
@@ -176,10 +176,11 @@ def _element(
     return ElementTree.Element(tag, texts) if parent is None else ElementTree.SubElement(parent, tag, texts)
 
 
-def _text(parent: ElementTree.Element, tag: str, text: str, /, **attributes: float | str) -> None:
-    _element(tag, parent, **attributes).text = "".join(c for c in text if c.isprintable())
+def write(parent: ElementTree.Element, tag: str, text: str, /, **attributes: float | str) -> None:
+    """An element that holds ``text``, of which what cannot be printed is left out."""
+    element(tag, parent, **attributes).text = "".join(c for c in text if c.isprintable())
 
 
-def _markup(svg: ElementTree.Element) -> Markup:
+def markup(svg: ElementTree.Element) -> Markup:
     """Serialise; ElementTree has escaped every text and attribute."""
     return Markup(ElementTree.tostring(svg, encoding="unicode", short_empty_elements=False))

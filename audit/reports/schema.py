@@ -63,6 +63,7 @@ __all__ = [
     "Leak",
     "MetricFacts",
     "MetricStats",
+    "Model",
     "ModelFacts",
     "PositiveControl",
     "Reason",

@@ -23,8 +23,20 @@ MAY_IMPORT = {
     "strategies": {"core"},
     "federation": {"core", "data", "models", "strategies"},
     "reports": {"core", "metrics"},
+    "faithfulness": {"core", "metrics", "reports"},
     "run": {"core", "data", "models", "attacks", "metrics", "strategies", "federation", "reports"},
-    "cli": {"core", "data", "models", "attacks", "metrics", "strategies", "federation", "reports", "run"},
+    "cli": {
+        "core",
+        "data",
+        "models",
+        "attacks",
+        "metrics",
+        "strategies",
+        "federation",
+        "reports",
+        "faithfulness",
+        "run",
+    },
 }
 FLOWER = {"strategies", "federation", "cli"}
 TERMINAL = {"cli"}

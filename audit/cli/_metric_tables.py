@@ -1,0 +1,125 @@
+"""The tables of ``fl-audit metrics``."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fl_audit.cli._live import plain
+from fl_audit.faithfulness.result import Estimate, Faithfulness, LabelFacts, MetricsFile, Ranking
+from fl_audit.reports.schema import MetricFacts
+from fl_audit.reports.words import count, listing, number
+
+PLAIN_WIDTH = 120
+MAX_GROUPS = 40
+LEFT = ("metric", "closer", "group")
+"""Columns of words; the others hold numbers."""
+
+
+def print_study(result: MetricsFile, console: Console | None = None) -> None:
+    """Print scores, agreement with the labels and the ranking of groups, as far as there are any."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    console.print(_scores(result))
+    for metric, reason in _unmeasured(result).items():
+        _say(console, f"{metric} was not measured: {reason}")
+    if result.left_out:
+        _say(console, f"{count(len(result.left_out), 'image')} without _ori or _rec in the name left out")
+    if result.labels is not None:
+        console.print(_faithfulness(result.faithfulness))
+        _say(console, _label_words(result.labels))
+    if result.ranking is not None:
+        console.print(_ranking(result.ranking, result.metrics))
+        hidden = len(result.ranking.groups) - MAX_GROUPS
+        if hidden > 0:
+            _say(console, f"{count(hidden, 'group')} more in the JSON file")
+
+
+def _scores(result: MetricsFile) -> Table:
+    table = _table(
+        f"Scores of {count(len(result.pairs), 'pair')}",
+        ("metric", "closer", "measured", "mean", "closest", "farthest"),
+    )
+    for fact in result.metrics:
+        scores = (pair.get(fact.name) for pair in result.pairs.values())
+        found = sorted(score for score in scores if score is not None)
+        single = result.sets.get(fact.name)
+        if found:
+            near, far = (found[-1], found[0]) if fact.better == "higher" else (found[0], found[-1])
+            figures = (sum(found) / len(found), near, far)
+            table.add_row(plain(fact.name), fact.better, str(len(found)), *map(number, figures))
+        elif single is not None and single.value is not None:
+            table.add_row(plain(fact.name), fact.better, "whole set", number(single.value), "", "")
+    return table
+
+
+def _unmeasured(result: MetricsFile) -> dict[str, str]:
+    """Metrics that measured nothing, with the first reason."""
+    found = {name: str(entry.reason) for name, entry in result.sets.items() if entry.value is None}
+    for fact in result.metrics:
+        if fact.per_image and all(pair[fact.name] is None for pair in result.pairs.values()):
+            found[fact.name] = next(iter(result.unmeasured.values()))[fact.name]
+    return found
+
+
+def _faithfulness(entries: list[Faithfulness]) -> Table:
+    table = _table(
+        "Agreement with the labels (1 is perfect; in brackets the 95% interval)",
+        ("metric", "pairs", "Spearman", "Kendall", "Pearson", "AUC"),
+    )
+    for entry in sorted(entries, key=lambda entry: -(entry.spearman.value or -2)):
+        if entry.pairs:
+            figures = (entry.spearman, entry.kendall, entry.pearson, entry.auc)
+            table.add_row(plain(entry.metric), str(entry.pairs), *map(_estimate, figures))
+    return table
+
+
+def _label_words(labels: LabelFacts) -> str:
+    missing = f", {labels.unlabelled} more without a label" if labels.unlabelled else ""
+    return (
+        f"{count(labels.pairs, 'labelled pair')}{missing}. Judged by: {plain(labels.judge)}\n"
+        "  Labels are tied: "
+        f"no metric without ties can exceed a Spearman of {labels.spearman_ceiling:.2f} here."
+    )
+
+
+def _ranking(ranking: Ranking, facts: list[MetricFacts]) -> Table:
+    shown = [fact.name for fact in facts if fact.name in ranking.spearman]
+    shown = [name for name in shown if any(group.scores[name] is not None for group in ranking.groups)]
+    table = _table(
+        f"Ranking by {plain(listing(ranking.by))}: mean and (rank), 1 the most recognisable",
+        ("group", "pairs", "label", *map(plain, shown)),
+    )
+    for group in ranking.groups[:MAX_GROUPS]:
+        cells = (_ranked(group.scores[name], group.ranks[name]) for name in shown)
+        table.add_row(plain(group.group), str(group.pairs), _ranked(group.label, group.label_rank), *cells)
+    table.add_section()
+    for words, estimates in (("Spearman", ranking.spearman), ("Kendall", ranking.kendall)):
+        table.add_row(f"{words} with the labels", "", "", *(_estimate(estimates[name]) for name in shown))
+    return table
+
+
+def _ranked(value: float | None, rank: float | None) -> str:
+    return number(value) if value is None or rank is None else f"{number(value)} ({rank:g})"
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "undefined"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(f"  {text}", style="dim"))
+
+
+def _table(heading: str, columns: tuple[str, ...]) -> Table:
+    table = Table(
+        title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in columns:
+        table.add_column(Text(name), justify="left" if name in LEFT else "right", overflow="fold")
+    return table
