@@ -10,7 +10,7 @@ import torch
 
 from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.problem import AttackFailed, Problem, prepare
-from fl_audit.core.errors import KnowledgeError
+from fl_audit.core.errors import ConfigError, KnowledgeError
 from fl_audit.core.progress import Progress
 from fl_audit.core.registry import Unit
 from fl_audit.core.types import Knowledge, Reconstruction, Update
@@ -97,7 +97,7 @@ class Attack(Unit, ABC):
             AttackInterrupted: Ctrl-C; it holds the best so far.
         """
         task = Task(update, knowledge, seed)
-        (result,) = self.run_together([task], device=device, progress=progress, budget=budget)
+        (result,) = self._attacked([task], device, progress or Progress(), budget, strict=True)
         return result
 
     @final
@@ -111,15 +111,33 @@ class Attack(Unit, ABC):
     ) -> list[Reconstruction]:
         """Attack several updates, those of one model on one batch axis where the attack can.
 
-        As `run` for each, with ``budget`` seconds for each; a failure of one leaves the others alone, and
-        its ``seconds`` are an equal share of the whole.
+        As `run` for each, with ``budget`` seconds for each; a failure of one leaves the others alone, also
+        where its update does not fit its model, and ``seconds`` are an equal share of the whole.
         """
+        return self._attacked(tasks, device, progress or Progress(), budget, strict=False)
+
+    def _attacked(
+        self,
+        tasks: Sequence[Task],
+        device: torch.device,
+        progress: Progress,
+        budget: float | None,
+        *,
+        strict: bool,
+    ) -> list[Reconstruction]:
         start = time.perf_counter()
         clock = Clock(None if budget is None else budget * len(tasks))
         results: list[Reconstruction | None] = [None] * len(tasks)
         problems: dict[int, Problem] = {}
         for place, task in enumerate(tasks):
-            found = self._prepared(task, device, progress or Progress(), clock)
+            try:
+                found = self._prepared(task, device, progress, clock)
+            except KnowledgeError:
+                raise
+            except ConfigError as error:
+                if strict:
+                    raise
+                found = Reconstruction("failed", reason=str(error))
             if isinstance(found, Problem):
                 problems[place] = found
             else:

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 SMALL_WORK = 20e6
 """Floating-point operations of one row's forward pass up to which a CPU spends its time on overhead."""
 
+SMALL_MODEL = 200_000
+"""Parameters up to which the rows' gradients side by side are cheaper than one after the other on a CPU."""
+
 CPU_MEMORY = 2 * 2**30
 """Bytes that the rows simulated together may take on a CPU. Fixed, since another width rounds differently."""
 
@@ -173,6 +176,8 @@ def small_work(model: nn.Module, shape: Sequence[int]) -> bool:
         model: any model.
         shape: ``(N, C, H, W)`` of one row.
     """
+    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
+        return False
     device = next(iter(model.parameters())).device
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

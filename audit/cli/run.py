@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fl_audit.cli._seconds import seconds
 from fl_audit.core.errors import ConfigError
 
 _EPILOG = """
@@ -17,6 +18,8 @@ Examples:
   fl-audit run audit.yaml --set training.batch_size=2 --out audits/today
 
   fl-audit run --dataset photos.zip:train --model convnet --clients 10 --attack-clients 3 --defense dp
+
+  fl-audit run --defense dp --budget 60s
 
   fl-audit run --resume fl-audit-run
 
@@ -55,6 +58,9 @@ def _command(
     attack_clients: Annotated[
         int | None, typer.Option(help="How many clients to attack, lowest ids.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for attacking each client, e.g. 60s or 2m; default: no limit.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice follows from it.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Address of a Ray cluster (engine ray).")] = None,
@@ -91,6 +97,7 @@ def _command(
         "federation.clients": clients,
         "attack.rounds": attack_rounds,
         "attack.clients": attack_clients,
+        "attack.budget": None if budget is None else seconds(budget),
         "attack.device": device,
         "seed": seed,
         "federation.ray_address": ray_address,

@@ -110,6 +110,12 @@ class AttackConfig(_Section):
         le=1024,
         description="processes that attack side by side on a CPU; null: one for each core",
     )
+    budget: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that an attack may take for each client; null: until it is done. With a budget "
+        "the results depend on the speed of the machine",
+    )
     control_images: int = Field(
         2, ge=1, le=64, description="images of the positive control in each attacked round"
     )

@@ -19,12 +19,13 @@ from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
 from fl_audit.metrics import InterimRule, Metric, Scores, match, metrics
 from fl_audit.reports.schema import Finding, Status, Summary, rounded, write_findings, write_summary
 from fl_audit.reports.summarise import summarise
-from fl_audit.run.attack_stage import Job, jobs, read_reconstruction
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import guess_facts, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
+from fl_audit.run.jobs import Job, jobs
 from fl_audit.run.negative import NegativeControl, negative_control
 from fl_audit.run.record import defense_facts
+from fl_audit.run.results import read_reconstruction
 
 NO_PARTNER = "the attack returned fewer images than the client trained on"
 

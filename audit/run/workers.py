@@ -19,12 +19,17 @@ from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
 
 if TYPE_CHECKING:
-    from fl_audit.run.attack_stage import Job
+    from fl_audit.run.jobs import Batch
 
 _REPORT_EVERY = 0.2
+_PATIENCE = 10.0
+"""Seconds for interrupted workers to write their best so far."""
 
 _reports: Any = None
 """In a worker: the queue to the main process."""
+
+_place = "cpu"
+"""In a worker: its device."""
 
 
 class _Reporter(Progress):
@@ -42,33 +47,37 @@ class _Reporter(Progress):
             _reports.put((self._label, done, total, value))
 
 
-def run_side_by_side(root: Path, jobs: list["Job"], workers: int, progress: Progress) -> Iterator["Job"]:
-    """Do ``jobs`` in processes of their own; yields each when its result is written.
+def run_side_by_side(
+    root: Path, batches: list["Batch"], places: list[str], progress: Progress
+) -> Iterator["Batch"]:
+    """Do ``batches`` in processes of their own; yields each when its results are written.
 
-    The display follows the job that has run longest. Ctrl-C ends the processes at once; what they have not
-    written is done again by a resumed run.
+    The display follows the batch that has run longest. On Ctrl-C the processes write their best so far and
+    end; a resumed run does these batches again.
 
     Args:
         root: the run folder.
-        jobs: what to do; the processes find each again by its folder.
-        workers: how many processes at most.
+        batches: what to do; the processes find each again by its folders.
+        places: the device of each process.
         progress: the display.
     """
     # Not fork: torch's thread pool and the display's thread do not survive it.
     context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (reports,))
+    reports, free = context.Queue(), context.Queue()
+    for place in places:
+        free.put(place)
+    pool = ProcessPoolExecutor(min(len(places), len(batches)), context, _start, (reports, free))
     try:
-        running: dict[Future[None], Job] = {pool.submit(_work, root, job): job for job in jobs}
+        running: dict[Future[None], Batch] = {pool.submit(_work, root, b): b for b in batches}
         shown = None
         while running:
             done, _ = wait(running, timeout=_REPORT_EVERY, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
-                job = running.pop(future)
-                progress.begin(job.label)  # so that the display counts the job that is finished
+                batch = running.pop(future)
+                progress.begin(batch.label)  # so that the display counts the batch that is finished
                 shown = None
-                yield job
+                yield batch
             oldest = next(iter(running.values())).label if running else None
             if oldest is not None and oldest != shown:
                 progress.begin(oldest)
@@ -81,22 +90,28 @@ def run_side_by_side(root: Path, jobs: list["Job"], workers: int, progress: Prog
         pool.shutdown()
     except BrokenProcessPool as error:
         raise AuditError(
-            f"an attacking process was killed, perhaps for want of memory ({workers} at once). What is "
+            f"an attacking process was killed, perhaps for want of memory ({len(places)} at once). What is "
             f"finished is kept; go on with fewer: set attack.workers in {root / 'config.yaml'}, then "
             f"fl-audit run --resume {root}"
         ) from error
     except BaseException:
-        for process in list(pool._processes.values()):
-            process.terminate()
+        processes = list(pool._processes.values())
         pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        end = time.monotonic() + _PATIENCE
+        for process in processes:
+            process.join(max(end - time.monotonic(), 0.0))
+            process.kill()
         raise
 
 
-def _start(reports: Any) -> None:
-    global _reports
-    _reports = reports
+def _start(reports: Any, free: Any) -> None:
+    global _reports, _place
+    _reports, _place = reports, free.get()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -108,9 +123,18 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(root: Path, job: "Job") -> None:
-    from fl_audit.run.attack_stage import run_job
+def _interrupt(*_: object) -> None:
+    """The main process's end, as Ctrl-C: what is running keeps its best so far."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _work(root: Path, batch: "Batch") -> None:
+    from fl_audit.run.attack_stage import run_batch
     from fl_audit.run.folder import RunFolder
 
     folder = RunFolder.open(root)
-    run_job(folder, folder.load_config(), job, _Reporter(job.label), torch.device("cpu"))
+    try:
+        run_batch(folder, folder.load_config(), batch, _Reporter(batch.label), torch.device(_place))
+    except KeyboardInterrupt:
+        os._exit(0)  # nobody waits for this worker any more

@@ -16,8 +16,9 @@ import torch
 from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
 from fl_audit.run import attack_stage
-from fl_audit.run.attack_stage import attack_captures, jobs
+from fl_audit.run.attack_stage import attack_captures
 from fl_audit.run.folder import RunFolder
+from fl_audit.run.jobs import batches, jobs
 from fl_audit.run.workers import run_side_by_side
 from tests.e2e.conftest import audit, small
 
@@ -60,14 +61,16 @@ def test_the_results_are_the_same(run: RunFolder, tmp_path: Path, monkeypatch: p
 ENDLESS = """
 import sys
 from pathlib import Path
+import torch
 from fl_audit.core.progress import Progress
-from fl_audit.run.attack_stage import jobs
+from fl_audit.run.jobs import batches, jobs
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.workers import run_side_by_side
 
 if __name__ == "__main__":
     folder = RunFolder(Path(sys.argv[1]))
-    for job in run_side_by_side(folder.root, jobs(folder, folder.load_config()), 2, Progress()):
+    todo = batches(folder, jobs(folder, folder.load_config()), torch.device("cpu"))
+    for _ in run_side_by_side(folder.root, todo, ["cpu", "cpu"], Progress()):
         pass
 """
 
@@ -106,9 +109,9 @@ def test_a_killed_worker_is_said_plainly(run: RunFolder, tmp_path: Path) -> None
 
     thread = threading.Thread(target=kill)
     thread.start()
-    endless = jobs(folder, folder.load_config())
+    endless = batches(folder, jobs(folder, folder.load_config()), torch.device("cpu"))
     with pytest.raises(AuditError, match="attack.workers"):
-        list(run_side_by_side(folder.root, endless, 2, Progress()))
+        list(run_side_by_side(folder.root, endless, ["cpu", "cpu"], Progress()))
     thread.join()
 
 
