@@ -1,13 +1,14 @@
 """Scatter plots as inline SVG, drawn like the line charts: no script, no style attribute."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from fl_audit.reports.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, element, markup, write
-from fl_audit.reports.words import number
 
+FEWEST_TICKS = 4
 MARGIN = 0.04
 """Share of each axis that stays free at its ends."""
 
@@ -24,7 +25,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis; ``ticks`` are the values that it names, evenly spaced ones if empty."""
+    """One axis; ``ticks`` are the values that it names, a few round ones if empty."""
 
     label: str
     low: float
@@ -38,7 +39,13 @@ class Axis:
 
     def named(self) -> Sequence[float]:
         """The values to name."""
-        return self.ticks or sorted({self.low + part / 4 * (self.high - self.low) for part in range(5)})
+        if self.ticks or self.high <= self.low:
+            return self.ticks or [self.low]
+        rough = (self.high - self.low) / FEWEST_TICKS
+        power = 10 ** math.floor(math.log10(rough))
+        step = power * max(factor for factor in (1, 2, 5) if factor * power <= rough)
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [index * step for index in range(first, last + 1)]
 
 
 def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, title: str) -> Markup:
@@ -50,9 +57,9 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, title: str) -> Markup:
     for value in y.named():
         at = _y(y, value)
         element("line", svg, x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, css="grid")
-        write(svg, "text", number(value), x=LEFT - 6, y=at + 4, css="tick end")
+        write(svg, "text", f"{value:g}", x=LEFT - 6, y=at + 4, css="tick end")
     for value in x.named():
-        write(svg, "text", number(value), x=_x(x, value), y=HEIGHT - BOTTOM + 17, css="tick mid")
+        write(svg, "text", f"{value:g}", x=_x(x, value), y=HEIGHT - BOTTOM + 17, css="tick mid")
     write(svg, "text", x.label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, css="axis mid")
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turn = f"rotate(-90 14 {middle:g})"
