@@ -27,6 +27,7 @@ class Metric(Unit, ABC):
         needs: weights or files it needs, in words; None if nothing.
         wants: fields of `Context` that it cannot do without; see `ContextMetric`.
         label: how reports call it, with the unit; the name in capitals if empty.
+        brief: whether short tables show it; long ones and the files show every metric.
         default: whether a run measures it without being asked: cheap, and of use beside the others.
         undefined: why the value of a single image may be NaN although all that is needed is there.
     """
@@ -37,6 +38,7 @@ class Metric(Unit, ABC):
     needs: ClassVar[str | None] = None
     wants: ClassVar[frozenset[str]] = frozenset()
     label: ClassVar[str] = ""
+    brief: ClassVar[bool] = True
     default: ClassVar[bool] = True
     undefined: ClassVar[str] = "the metric is not defined for this image"
 

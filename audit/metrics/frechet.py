@@ -52,6 +52,7 @@ class Fid(Metric):
     better = "lower"
     range = (0.0, float("inf"))
     per_image = False
+    default = False
     needs = "ImageNet weights of Inception v3 (fl-audit doctor --download)"
 
     min_images: int = Field(50, ge=2, description="with fewer images the distance is not reported")

@@ -67,6 +67,28 @@ class Lpips(Metric):
         return lpips_distance(originals, reconstructions, network)
 
 
+@metrics.register("lpips-vgg")
+class LpipsVgg(Lpips):
+    """Learned perceptual distance on VGG-16's features; slower than ``lpips``, which uses AlexNet's."""
+
+    label = "LPIPS (VGG)"
+    brief = False
+    default = False
+
+    net: Backbone = Field("vgg", description="backbone: alex, vgg or squeeze")
+
+
+@metrics.register("lpips-squeeze")
+class LpipsSqueeze(Lpips):
+    """Learned perceptual distance on SqueezeNet's features."""
+
+    label = "LPIPS (SqueezeNet)"
+    brief = False
+    default = False
+
+    net: Backbone = Field("squeeze", description="backbone: alex, vgg or squeeze")
+
+
 def _prepare(images: Tensor) -> Tensor:
     images = images.expand(-1, 3, -1, -1)
     shorter = min(images.shape[2:])

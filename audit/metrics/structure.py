@@ -29,6 +29,15 @@ def ssim(x: Tensor, y: Tensor, *, data_range: float = 1.0) -> Tensor:
     Returns:
         float64 ``(N,)`` in [-1, 1].
     """
+    luminance, structure = similarity(x, y, data_range=data_range)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def similarity(x: Tensor, y: Tensor, *, data_range: float) -> tuple[Tensor, Tensor]:
+    """Luminance term, and contrast times structure, of every window: float64 ``(N, C, H', W')`` each.
+
+    Equations 6, and 9 times 10, of the paper of `ssim`.
+    """
     window = gaussian(min(WINDOW, *((side - 1) // 2 * 2 + 1 for side in x.shape[2:])), x.device)
     a, b = x.double().flatten(0, 1)[:, None], y.double().flatten(0, 1)[:, None]
 
@@ -42,7 +51,8 @@ def ssim(x: Tensor, y: Tensor, *, data_range: float = 1.0) -> Tensor:
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
-    return (luminance * structure).reshape(len(x), -1).mean(1)
+    shape = (*x.shape[:2], *luminance.shape[2:])
+    return luminance.reshape(shape), structure.reshape(shape)
 
 
 def gaussian(size: int, device: torch.device) -> Tensor:

@@ -6,6 +6,8 @@ downloaded it, points the table of weight files at it, and builds the oracle fro
 
 import hashlib
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,9 +48,17 @@ def pair(channels: int, size: int, n: int = 3) -> tuple[torch.Tensor, torch.Tens
     return x, y
 
 
-@pytest.mark.parametrize(("net", "make"), [("alex", zoo.alexnet), ("squeeze", zoo.squeezenet1_1)])
+def small_vgg() -> nn.Module:
+    """VGG-16 without its classifier, which LPIPS does not use and which is most of its size."""
+    layers = zoo.vgg.make_layers(zoo.vgg.cfgs["D"], batch_norm=False)
+    return nn.Sequential(OrderedDict(features=layers))
+
+
+@pytest.mark.parametrize(
+    ("net", "make"), [("alex", zoo.alexnet), ("squeeze", zoo.squeezenet1_1), ("vgg", small_vgg)]
+)
 def test_lpips_is_the_packages(
-    net: Network, make: type[nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: Network, make: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with seeded_globals(1, "oracle"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -59,7 +69,7 @@ def test_lpips_is_the_packages(
         assert len(found) == 1
         tensor.copy_(oracle.net.state_dict()[found[0]])
     keep(monkeypatch, tmp_path, net, model)
-    metric = metrics.create(f"lpips:{net}")
+    metric = metrics.create(f"lpips:net={net}")
     reason = metric.unavailable()
     assert reason is not None
     assert "not on this machine" in reason
@@ -76,6 +86,8 @@ def test_lpips_is_the_packages(
         assert metric.score(x, y).tolist() == pytest.approx(expected, abs=TOLERANCE)
         assert min(expected) > 100 * TOLERANCE
         assert metric.score(x, x).tolist() == [0, 0, 0]
+    named = metrics.create("lpips" if net == "alex" else f"lpips-{net}")
+    assert torch.equal(named.score(*pair(3, 32)), metric.score(*pair(3, 32)))
     small = metric.score(*pair(1, 8))
     assert bool((small > 0).all())
     assert torch.equal(state, torch.random.get_rng_state()), "grading drew from the global generator"

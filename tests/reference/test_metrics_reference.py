@@ -5,12 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.signal
 import skimage.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_audit.metrics import PSNR_CAP, frechet_distance, mse, psnr, ssim
+from fl_audit.metrics.multiscale import WEIGHTS, ms_ssim, scales
 
 SSIM_TOLERANCE = 1e-6
 PIXEL_TOLERANCE = 1e-9
@@ -87,6 +89,80 @@ def test_ssim_of_small_images_is_the_papers_equation(shape: tuple[int, int], siz
     x, y = pair((3, 1, *shape), 0, 0.1)
     expected = [slow_ssim(a, b, size) for a, b in zip(x[:, 0].numpy(), y[:, 0].numpy(), strict=True)]
     assert ssim(x, y).tolist() == pytest.approx(expected, abs=SSIM_TOLERANCE)
+
+
+MS_SSIM_TOLERANCE = 1e-9
+
+MS_SSIM_BY_PYTORCH_MSSSIM = {
+    ((2, 1, 176, 176), 0.02): (0.990978577549, 0.990947681235),
+    ((2, 1, 176, 176), 0.4): (0.522984474204, 0.526525182801),
+    ((2, 3, 192, 208), 0.1): (0.865189516707, 0.869565647224),
+}
+"""What pytorch-msssim 1.0.0 says in double precision (its Gaussian window given to it in double, too)."""
+
+
+@pytest.mark.parametrize(("case", "expected"), MS_SSIM_BY_PYTORCH_MSSSIM.items(), ids=str)
+def test_ms_ssim_is_pytorch_msssims(
+    case: tuple[tuple[int, ...], float], expected: tuple[float, float]
+) -> None:
+    shape, noise = case
+    rng = np.random.default_rng(3)
+    smooth = torch.from_numpy(rng.random((*shape[:2], 12, 12)))
+    x = torch.nn.functional.interpolate(smooth, shape[2:], mode="bilinear")
+    y = (x + noise * torch.from_numpy(rng.standard_normal(shape))).clamp(0, 1)
+    assert ms_ssim(x.float(), y.float()).tolist() == pytest.approx(expected, abs=MS_SSIM_TOLERANCE)
+
+
+def slow_ms_ssim(a: np.ndarray, b: np.ndarray, weights: list[float]) -> float:
+    """Equation 7 of Wang, Simoncelli and Bovik on one channel, by scipy's correlation with a 2-D window."""
+    offsets = np.arange(11) - 5
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    result = 1.0
+    for scale, weight in enumerate(weights):
+        if scale:
+            a, b = (
+                np.pad(c, [(0, c.shape[0] % 2), (0, c.shape[1] % 2)], mode="edge")
+                .reshape((c.shape[0] + 1) // 2, 2, (c.shape[1] + 1) // 2, 2)
+                .mean((1, 3))
+                for c in (a, b)
+            )
+
+        def mean(image: np.ndarray) -> np.ndarray:
+            return np.asarray(scipy.signal.correlate2d(image, window, mode="valid"))
+
+        ma, mb = mean(a), mean(b)
+        va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+        value = (2 * cov + 9e-4) / (va + vb + 9e-4)
+        if scale == len(weights) - 1:
+            value = value * (2 * ma * mb + 1e-4) / (ma**2 + mb**2 + 1e-4)
+        result *= max(value.mean(), 0.0) ** weight
+    return result
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((20, 40), 1), ((21, 40), 2), ((32, 32), 2), ((43, 45), 3), ((83, 81), 4), ((161, 170), 5)],
+)
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+def test_small_images_have_fewer_scales(shape: tuple[int, int], count: int, noise: float) -> None:
+    assert scales(*shape) == count
+    x, y = pair((2, 3, *shape), 1, noise)
+    weights = np.array(WEIGHTS[:count])
+    weights = weights if count == 5 else weights / weights.sum()
+    expected = [
+        np.mean([slow_ms_ssim(a[c], b[c], weights.tolist()) for c in range(3)])
+        for a, b in zip(x.double().numpy(), y.double().numpy(), strict=True)
+    ]
+    assert ms_ssim(x, y).tolist() == pytest.approx(expected, abs=MS_SSIM_TOLERANCE)
+    if count == 1:
+        assert ms_ssim(x, y).tolist() == pytest.approx(ssim(x, y).tolist())
+
+
+def test_a_negative_mean_counts_as_zero() -> None:
+    x, _ = pair((2, 1, 16, 16), 0, 0)
+    assert float(ssim(x, 1 - x).max()) < 0
+    assert ms_ssim(x, 1 - x).tolist() == [0, 0]
 
 
 def test_closed_forms() -> None:
