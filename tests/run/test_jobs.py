@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_the_best_so_far_which_is_graded_until_the_run_goes_on(fol
         assert any("interrupted after" in note for note in partial.notes)
     summary = grade_run(folder, config, Progress())
     assert summary.controls.positive is not None
-    assert summary.controls.positive.images == 2
+    assert summary.controls.positive.graded == 2
     attack_captures(folder, config, Progress(), CPU)
     assert {job: read_json(job.result) for job in jobs(folder, config)} == whole
     assert not list(folder.root.rglob("partial*"))

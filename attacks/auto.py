@@ -1,0 +1,138 @@
+"""Chooses by itself: exact attacks where theory allows them, then the optimisation that fits the model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from fl_audit.attacks._registry import attacks
+from fl_audit.attacks.analytic import Analytic
+from fl_audit.attacks.base import Attack
+from fl_audit.attacks.dlg import DeepLeakage
+from fl_audit.attacks.inverting_gradients import InvertingGradients
+from fl_audit.attacks.objectives import cosine_distance
+from fl_audit.attacks.optimisation import OptimisationAttack
+from fl_audit.attacks.priors import total_variation
+from fl_audit.attacks.problem import AttackFailed, Problem
+from fl_audit.attacks.rows import SMALL_MODEL
+from fl_audit.attacks.simulation import simulate
+from fl_audit.core.types import Reconstruction
+
+EXACT = 1e-3
+"""Share of a layer's gradient, by norm, that exact images may leave unexplained: rounding, nothing else."""
+
+KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.MaxPool2d, nn.Hardtanh)
+"""Layers whose second derivatives vanish or jump, where L-BFGS on the squared error gets stuck."""
+
+
+@attacks.register("auto")
+class Auto(Attack):
+    """The attack an informed attacker would choose, from architecture, batch size, local steps and knowledge.
+
+    First what is exact and cheap: where the first layer is linear and sees the pixels, `analytic` and, for
+    several images, `spear`; an exact solution that explains the gradient ends the search. Then
+    optimisation: `dlg` on small smooth networks, whose solution is accepted where it reproduces the
+    update, else `inverting-gradients`, on a network with batch norm and several images
+    `see-through-gradients`. Every finding says what was chosen and why.
+
+    Sources: those of the attacks it chooses from. Systematic comparisons of which attack works where: Huang
+    et al., "Evaluating Gradient Inversion Attacks and Defenses in Federated Learning", NeurIPS 2021,
+    https://arxiv.org/abs/2112.00059.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "loss", "num_classes", "image_shape"})
+    uses: ClassVar[frozenset[str]] = frozenset({"training", "labels"})
+    together: ClassVar[bool] = True
+    paper: ClassVar[str] = (
+        "the papers of the attacks it chooses; compared in Huang et al., Evaluating Gradient Inversion "
+        "Attacks and Defenses in Federated Learning, NeurIPS 2021, https://arxiv.org/abs/2112.00059"
+    )
+    works: ClassVar[str] = "wherever one of the others does; the finding says which was chosen and why"
+
+    iterations: int = Field(
+        300, ge=1, le=1_000_000, description="iterations of the optimisation on a large network"
+    )
+
+    def _reconstruct(self, problem: Problem) -> Reconstruction:
+        (result,) = self._reconstruct_all([problem])
+        return result
+
+    def _reconstruct_all(self, problems: Sequence[Problem]) -> list[Reconstruction]:
+        results: dict[int, Reconstruction] = {}
+        for place, problem in enumerate(problems):
+            found = self._exact(problem)
+            if found is not None:
+                results[place] = found
+        smooth = [p for p in range(len(problems)) if p not in results and small_and_smooth(problems[p].model)]
+        for place, result in self._optimised(DeepLeakage(), problems, smooth, share=0.5).items():
+            results[place] = _chosen(result, "dlg", "the network is small and smooth")
+        hard = [p for p in range(len(problems)) if p not in results or not _solved(results[p])]
+        attack = InvertingGradients(iterations=self.iterations)
+        for place, result in self._optimised(attack, problems, hard, share=1.0).items():
+            if place not in results:
+                results[place] = _chosen(result, attack.name, "the network is large or has kinks")
+            elif result.status == "done" and result.objective < total_of(
+                problems[place], results[place], attack.tv
+            ):
+                why = "dlg did not reproduce the update, and this fits it better"
+                results[place] = _chosen(result, attack.name, why)
+        return [results[place] for place in range(len(problems))]
+
+    def _exact(self, problem: Problem) -> Reconstruction | None:
+        """The images themselves, where a closed form explains the whole gradient of the first layer."""
+        if len(problem.step_sizes) > 1:
+            return None
+        said = len(problem.notes)
+        try:
+            result = Analytic()._reconstruct(problem)
+        except AttackFailed:
+            del problem.notes[said:]
+            return None
+        if result.status != "done" or not result.objective <= EXACT:
+            del problem.notes[said:]
+            return None
+        return _chosen(result, "analytic", "the first layer is linear and its input explains its gradient")
+
+    def _optimised(
+        self, attack: OptimisationAttack, problems: Sequence[Problem], places: Sequence[int], share: float
+    ) -> dict[int, Reconstruction]:
+        """What an optimisation attack makes of some of the problems in a share of the time that is left."""
+        if not places or problems[0].clock.interrupted:
+            return {}
+        clock = problems[0].clock.part(share)
+        found = attack._reconstruct_all([replace(problems[place], clock=clock) for place in places])
+        return dict(zip(places, found, strict=True))
+
+
+def small_and_smooth(model: nn.Module) -> bool:
+    """Whether the squared error of gradients is smooth enough, and small enough, for L-BFGS."""
+    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
+        return False
+    return not any(isinstance(module, KINKED) for module in model.modules())
+
+
+def _solved(result: Reconstruction) -> bool:
+    """Whether an exact attack succeeded, or `dlg` reproduced the update."""
+    return result.status == "done" and result.objective <= max(EXACT, DeepLeakage().success)
+
+
+def total_of(problem: Problem, result: Reconstruction, tv: float) -> float:
+    """The objective of `inverting-gradients` at the images of ``result``; infinite where there are none.
+
+    It judges what `dlg` found by images as they are returned, in [0, 1], and makes noise that fits a noisy
+    update lose by its total variation.
+    """
+    if result.images is None or result.labels is None:
+        return math.inf
+    images = result.images.to(problem.device).clamp(0, 1)
+    simulated = simulate(problem, images, result.labels.to(problem.device))
+    distance = cosine_distance([value[None] for value in simulated.values()], list(problem.observed.values()))
+    total = float(distance.detach() + tv * total_variation(images[None]))
+    return total if math.isfinite(total) else math.inf
+
+
+def _chosen(result: Reconstruction, name: str, why: str) -> Reconstruction:
+    return replace(result, notes=(*result.notes, f"auto chose {name}: {why}"))

@@ -1,0 +1,119 @@
+"""`auto` chooses what theory says, says what it chose, and never returns less than its parts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fl_audit.attacks import AttackInterrupted, Task, attacks
+from fl_audit.attacks.auto import small_and_smooth, total_of
+from fl_audit.attacks.clock import Clock
+from fl_audit.attacks.problem import prepare
+from fl_audit.core.progress import Progress
+from fl_audit.core.types import Reconstruction
+from fl_audit.models import models
+from tests.attacks.cases import CPU, Case, make_case
+
+
+def run(case: Case, spec: str = "auto:iterations=20", **options: object) -> Reconstruction:
+    return attacks.create(spec).run(case.update, case.knowledge, seed=0, device=CPU, **options)  # type: ignore[arg-type]
+
+
+def said(result: Reconstruction) -> str:
+    return next(note for note in result.notes if note.startswith("auto chose"))
+
+
+def error(case: Case, result: Reconstruction) -> float:
+    assert result.images is not None
+    return float((result.images - case.images).abs().max())
+
+
+def noisy(case: Case, size: float) -> Case:
+    """The same update under noise of ``size`` times the mean size of what moved."""
+    generator = torch.Generator().manual_seed(0)
+    received = {
+        name: value
+        + size * (value - case.update.sent[name]).abs().mean() * torch.randn(value.shape, generator=generator)
+        for name, value in case.update.received.items()
+    }
+    return replace(case, update=replace(case.update, received=received))
+
+
+def test_a_first_linear_layer_is_solved_exactly() -> None:
+    case = make_case("dense", labels=(1,), grant_labels=False)
+    result = run(case)
+    assert "auto chose analytic" in said(result)
+    assert error(case, result) < 1e-4
+    assert result.iterations == 0
+
+
+def test_a_small_smooth_network_is_solved_by_dlg() -> None:
+    case = make_case(labels=(1,), grant_labels=False)
+    result = run(case)
+    assert "auto chose dlg" in said(result)
+    assert error(case, result) < 1e-2
+
+
+def test_a_network_with_kinks_is_attacked_by_cosine() -> None:
+    case = make_case("dense", labels=(1, 0, 1))
+    broken = noisy(case, 1.0)  # no exact solution any more
+    result = run(broken)
+    assert "auto chose inverting-gradients: the network is large or has kinks" in said(result)
+    assert result.iterations == 20
+
+
+def test_where_dlg_fails_the_one_that_fits_better_is_returned() -> None:
+    case = noisy(make_case(labels=(1,)), 3.0)
+    result = run(case, "auto:iterations=200")
+    assert "auto chose inverting-gradients: dlg did not reproduce the update" in said(result)
+    problem = prepare(case.update, case.knowledge, seed=0, who="t", device=CPU, progress=Progress())
+    assert total_of(problem, result, tv=1e-3) == pytest.approx(result.objective, rel=1e-4)
+    assert result.objective < total_of(problem, run(case, "dlg"), tv=1e-3)
+
+
+def test_several_clients_go_their_own_ways_in_one_call() -> None:
+    cases = [make_case(labels=(0,), classes=3, data_seed=seed) for seed in range(3)]
+    cases[1] = noisy(cases[1], 10.0)
+    tasks = [Task(case.update, case.knowledge, 0) for case in cases]
+    results = attacks.create("auto:iterations=20").run_together(tasks, device=CPU)
+    assert [result.status for result in results] == ["done"] * 3
+    for place in (0, 2):
+        assert "auto chose dlg: the network is small" in said(results[place])
+        assert error(cases[place], results[place]) < 1e-2
+
+
+class Interrupting(Progress):
+    def step(self, done: int, total: int, value: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_the_first_phase_keeps_what_there_is() -> None:
+    case = noisy(make_case(labels=(1,)), 3.0)
+    with pytest.raises(AttackInterrupted) as caught:
+        run(case, progress=Interrupting())
+    (result,) = caught.value.results
+    assert result.status == "done"
+    assert "auto chose dlg" in said(result)
+
+
+def test_the_budget_covers_both_phases() -> None:
+    case = noisy(make_case(labels=(1, 0, 1)), 3.0)
+    result = run(case, "auto:iterations=1000000", budget=0.6)
+    assert result.status == "done"
+    assert result.seconds < 20
+
+
+def test_a_part_of_a_clock_ends_with_it() -> None:
+    whole = Clock(100.0)
+    part = whole.part(0.5)
+    assert 49 < part.left() <= 50
+    assert Clock().part(0.5).left() == float("inf")
+    part.interrupt()
+    assert whole.interrupted
+    assert whole.part(1.0).interrupted
+    assert Clock(1e-12).part(1.0).over()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("lenet", True), ("convnet", False), ("resnet20-4", False)])
+def test_which_networks_are_small_and_smooth(name: str, expected: bool) -> None:
+    assert small_and_smooth(models.create(name).build((3, 32, 32), 10)) == expected
