@@ -115,7 +115,13 @@ def _details(unit: type[Unit]) -> list[str]:
     for name, field in unit.model_fields.items():
         default = "required" if field.is_required() else f"default {field.default!r}"
         lines.append(f"  {name}: {field.description or ''} ({default})")
-    for attribute, label in (("needs", "needs"), ("uses", "uses if granted"), ("paper", "source")):
+    for attribute, label in (
+        ("works", "works for"),
+        ("max_images", "images at most"),
+        ("needs", "needs"),
+        ("uses", "uses if granted"),
+        ("paper", "source"),
+    ):
         value = getattr(unit, attribute, None)
         if value:
             text = ", ".join(sorted(value)) if isinstance(value, frozenset) else str(value)

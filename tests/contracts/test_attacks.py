@@ -187,4 +187,6 @@ def test_it_declares_what_it_needs_and_where_it_comes_from(name: str) -> None:
     assert not unit.needs & unit.uses
     assert "https://" in unit.paper
     assert unit.summary()
+    assert unit.works
+    assert unit.max_images is None or unit.max_images >= 1
     assert all(field.description for field in unit.model_fields.values())

@@ -41,6 +41,15 @@ def test_a_configuration_runs(name: str, tmp_path: Path, capsys: pytest.CaptureF
         assert spec.split(":")[0] in out
 
 
+def test_your_own_attack_is_one_more_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    spec = "your_own_attack:FromGrey:iterations=60"
+    assert _run(["run", *QUICK, "--attack", spec, "--out", str(tmp_path / "run")]) == 0
+    summary = read_summary(tmp_path / "run" / "summary.json")
+    attacked = [leak.attack for defense in summary.defenses for leak in defense.attacks]
+    assert spec in attacked
+
+
 def test_the_audited_app_prints_what_it_says(tmp_path: Path) -> None:
     script = EXAMPLES / "your_own_strategy.py"
     promised = re.findall(r"^    (client \d: .*)$", script.read_text(), re.MULTILINE)
