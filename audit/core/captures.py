@@ -16,6 +16,7 @@ from typing import Any
 import safetensors
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor
 
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_model, read_tensors, write_json, write_tensors
@@ -68,25 +69,32 @@ def read_update(root: Path, key: CaptureKey) -> Update:
     folder = root / key.defense
     path = folder / f"{key.stem}.json"
     clear = read_model(path, _Clear, "a capture")
-    sent = read_tensors(folder / clear.sent)
+    sent = _read_sent(folder, clear, path)
     arrays = folder / f"{key.stem}.safetensors"
-    received = read_tensors(arrays)
-    for file, names, found in (
-        (folder / clear.sent, clear.sent_names, sent),
-        (arrays, clear.received_names, received),
-    ):
-        if sorted(names) != sorted(found):
-            raise CaptureError(f"{file}: holds other arrays than {path.name} lists")
-    ordered = {name: received[name] for name in clear.received_names}
-    if _digest(ordered) != clear.sha256:
+    received = _read_named(arrays, clear.received_names, path)
+    if _digest(received) != clear.sha256:
         raise CaptureError(
             f"{arrays}: contents differ from the hash in {path.name}; tampered with or damaged"
         )
-    ordered_sent = {name: sent[name] for name in clear.sent_names}
-    if f"sent-{_digest(ordered_sent)[:16]}.safetensors" != clear.sent:
-        raise CaptureError(f"{folder / clear.sent}: contents differ from its name; tampered with or damaged")
     metrics = {name: float("nan") if value is None else value for name, value in clear.metrics.items()}
-    return Update(key, clear.node_id, ordered_sent, ordered, clear.config, metrics, clear.error)
+    return Update(key, clear.node_id, sent, received, clear.config, metrics, clear.error)
+
+
+def sent_file(root: Path, key: CaptureKey) -> Path:
+    """The file of the model that one client was sent; the clients of a round mostly share it.
+
+    Raises:
+        CaptureError: the capture's JSON is missing or damaged.
+    """
+    folder = root / key.defense
+    return folder / read_model(folder / f"{key.stem}.json", _Clear, "a capture").sent
+
+
+def read_sent(root: Path, key: CaptureKey) -> dict[str, Tensor]:
+    """The model that one client was sent, without what came back; raises as `read_update` does."""
+    folder = root / key.defense
+    path = folder / f"{key.stem}.json"
+    return _read_sent(folder, read_model(path, _Clear, "a capture"), path)
 
 
 def list_captures(root: Path, defense: str) -> list[CaptureKey]:
@@ -114,6 +122,21 @@ def read_truth(root: Path, key: CaptureKey) -> GroundTruth:
         return GroundTruth(training=training, **tensors)
     except (KeyError, TypeError, ValidationError) as error:
         raise CaptureError(f"{path}: not a truth file") from error
+
+
+def _read_sent(folder: Path, clear: _Clear, path: Path) -> dict[str, Tensor]:
+    sent = _read_named(folder / clear.sent, clear.sent_names, path)
+    if f"sent-{_digest(sent)[:16]}.safetensors" != clear.sent:
+        raise CaptureError(f"{folder / clear.sent}: contents differ from its name; tampered with or damaged")
+    return sent
+
+
+def _read_named(file: Path, names: list[str], path: Path) -> dict[str, Tensor]:
+    """The tensors of ``file`` in the order that the JSON at ``path`` lists."""
+    found = read_tensors(file)
+    if sorted(names) != sorted(found):
+        raise CaptureError(f"{file}: holds other arrays than {path.name} lists")
+    return {name: found[name] for name in names}
 
 
 def _keys(folder: Path, defense: str) -> Iterator[CaptureKey]:

@@ -26,6 +26,7 @@ class Metric(Unit, ABC):
         per_image: one value for each image, or one for the whole set.
         needs: weights or files it needs, in words; None if nothing.
         wants: fields of `Context` that it cannot do without; see `ContextMetric`.
+        uses: fields of `Context` that it looks at if they are known.
         label: how reports call it, with the unit; the name in capitals if empty.
         brief: whether short tables show it; long ones and the files show every metric.
         default: whether a run measures it without being asked: cheap, and of use beside the others.
@@ -37,6 +38,7 @@ class Metric(Unit, ABC):
     per_image: ClassVar[bool] = True
     needs: ClassVar[str | None] = None
     wants: ClassVar[frozenset[str]] = frozenset()
+    uses: ClassVar[frozenset[str]] = frozenset()
     label: ClassVar[str] = ""
     brief: ClassVar[bool] = True
     default: ClassVar[bool] = True

@@ -8,6 +8,9 @@ from fl_audit.metrics._context import Context
 from fl_audit.metrics._features import BATCH, last_linear, penultimate
 from fl_audit.metrics._registry import metrics
 
+MOST_KNOWN = 64
+"""Images of each kind that tell whether a model predicts one class for everything."""
+
 NO_LINEAR = "the attacked model has no linear layer to read features at"
 
 
@@ -60,6 +63,7 @@ class ClassifierAgreement(ContextMetric):
     better = "higher"
     range = (0.0, 1.0)
     wants = frozenset({"model"})
+    uses = frozenset({"client", "others"})
     label = "Same class"
     brief = False
 
@@ -68,7 +72,8 @@ class ClassifierAgreement(ContextMetric):
         return (_classes(model, originals) == _classes(model, reconstructions)).double()
 
     def _unfit_in(self, originals: Tensor, context: Context) -> str | None:
-        known = [images for images in (originals, context.client, context.others) if images is not None]
+        sources = (originals, context.client, context.others)
+        known = [images[:MOST_KNOWN] for images in sources if images is not None]
         classes = {
             name for images in known if len(images) for name in _classes(_model(context), images).tolist()
         }

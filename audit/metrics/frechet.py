@@ -2,6 +2,7 @@
 
 import functools
 import math
+from abc import abstractmethod
 
 import torch
 from pydantic import Field
@@ -41,25 +42,24 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     return (x.mean(0) - y.mean(0)).square().sum() + spread
 
 
-@metrics.register("fid")
-class Fid(Metric):
-    """Fréchet distance of two sets in torchvision's Inception v3 features; one value for the set.
+class FrechetMetric(Metric):
+    """Fréchet distance of two sets of images in the features of some network; one value for the set.
 
-    Differs from the literature's FID in the network (torchvision's ImageNet weights, not TensorFlow's of
-    2015), so values compare within fl-audit only; and with few images it is biased upwards.
+    Authors write `_features`. With few images the distance is biased upwards, so that with fewer than
+    ``min_images`` it is not reported.
     """
 
     better = "lower"
     range = (0.0, float("inf"))
     per_image = False
+    brief = False
     default = False
-    needs = "ImageNet weights of Inception v3 (fl-audit doctor --download)"
 
     min_images: int = Field(50, ge=2, description="with fewer images the distance is not reported")
 
-    def unavailable(self) -> str | None:
-        """Says so where the weights are missing; nothing is ever downloaded here."""
-        return problem("inception")
+    @abstractmethod
+    def _features(self, images: Tensor) -> Tensor:
+        """Features ``(N, D)`` of images ``(N, C, H, W)`` in [0, 1]."""
 
     def _unfit(self, originals: Tensor) -> str | None:
         if len(originals) < self.min_images:
@@ -67,12 +67,29 @@ class Fid(Metric):
         return None
 
     def _score(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
-        network = _network(weight_files()["inception"].path.stat().st_mtime_ns).to(originals.device)
-        first, second = _features(originals, network), _features(reconstructions, network)
-        return frechet_distance(first, second)[None]
+        return frechet_distance(self._features(originals), self._features(reconstructions))[None]
 
 
-def _features(images: Tensor, network: nn.Module) -> Tensor:
+@metrics.register("fid")
+class Fid(FrechetMetric):
+    """Fréchet distance of two sets in torchvision's Inception v3 features; one value for the set.
+
+    Differs from the literature's FID in the network (torchvision's ImageNet weights, not TensorFlow's of
+    2015), so values compare within fl-audit only; and with few images it is biased upwards.
+    """
+
+    needs = "ImageNet weights of Inception v3 (fl-audit doctor --download)"
+
+    def unavailable(self) -> str | None:
+        """Says so where the weights are missing; nothing is ever downloaded here."""
+        return problem("inception")
+
+    def _features(self, images: Tensor) -> Tensor:
+        network = _network(weight_files()["inception"].path.stat().st_mtime_ns).to(images.device)
+        return _pooled(images, network)
+
+
+def _pooled(images: Tensor, network: nn.Module) -> Tensor:
     mean = torch.tensor(_MEAN, device=images.device)[:, None, None]
     std = torch.tensor(_STD, device=images.device)[:, None, None]
     rows = []

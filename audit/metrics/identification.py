@@ -13,6 +13,9 @@ from fl_audit.metrics._features import last_linear, penultimate
 from fl_audit.metrics._registry import metrics
 from fl_audit.metrics.attacked import NO_LINEAR
 
+Space = Literal["pixels", "features"]
+SPACES = "pixels, or features of the attacked model, by cosine"
+
 
 def rank_of_original(reconstructions: Tensor, originals: Tensor, candidates: Tensor) -> Tensor:
     """How many candidates come at least as close to each reconstruction as its own original, plus 1.
@@ -43,18 +46,21 @@ class Identification(ContextMetric):
     better = "higher"
     range = (0.0, 1.0)
     wants = frozenset({"client"})
+    uses = frozenset({"model"})
     label = "Identified"
     brief = False
 
     top: int = Field(1, ge=1, description="the right original may stand in any of so many first places")
+    by: Space = Field("pixels", description=SPACES)
 
     def _score_in(self, originals: Tensor, reconstructions: Tensor, context: Context) -> Tensor:
-        points = [images.flatten(1) for images in (reconstructions, originals, _client(context))]
-        return (rank_of_original(*points) <= self.top).double()
+        images = (reconstructions, originals, _client(context))
+        ranks = rank_of_original(*(_points(part, context, self.by) for part in images))
+        return (ranks <= self.top).double()
 
     def _unfit_in(self, originals: Tensor, context: Context) -> str | None:
         del originals
-        return _too_few(_client(context), self.top, "the client")
+        return _no_points(context, self.by) or _too_few(_client(context), self.top, "the client")
 
 
 @metrics.register("identification-top5")
@@ -80,29 +86,36 @@ class ImageIdentifiability(ContextMetric):
     better = "higher"
     range = (0.0, 1.0)
     wants = frozenset({"client", "others"})
+    uses = frozenset({"model"})
     label = "IIP"
     brief = False
+    default = False
 
-    by: Literal["features", "pixels"] = Field(
-        "features", description="features of the attacked model, or pixels"
-    )
+    by: Space = Field("features", description=SPACES)
 
     def _score_in(self, originals: Tensor, reconstructions: Tensor, context: Context) -> Tensor:
-        points = [self._points(images, context) for images in (reconstructions, originals, _known(context))]
-        return (rank_of_original(*points) == 1).double()
+        images = (reconstructions, originals, _known(context))
+        return (rank_of_original(*(_points(part, context, self.by) for part in images)) == 1).double()
 
     def _unfit_in(self, originals: Tensor, context: Context) -> str | None:
-        if self.by == "features":
-            if context.model is None:
-                return context.lacks(frozenset({"model"}))
-            if not last_linear(context.model):
-                return NO_LINEAR
-        return _too_few(_known(context), 1, "the data")
+        del originals
+        return _no_points(context, self.by) or _too_few(_known(context), 1, "the data")
 
-    def _points(self, images: Tensor, context: Context) -> Tensor:
-        if self.by == "pixels" or context.model is None:
-            return images.flatten(1)
-        return normalize(penultimate(context.model, images), dim=1)
+
+def _points(images: Tensor, context: Context, by: Space) -> Tensor:
+    """The images as points of a space."""
+    if by == "pixels" or context.model is None:
+        return images.flatten(1)
+    return normalize(penultimate(context.model, images), dim=1)
+
+
+def _no_points(context: Context, by: Space) -> str | None:
+    """Why images are no points of that space here, or None."""
+    if by == "pixels":
+        return None
+    if context.model is None:
+        return context.lacks(frozenset({"model"}))
+    return None if last_linear(context.model) else NO_LINEAR
 
 
 def _client(context: Context) -> Tensor:

@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_audit.core.captures import list_captures, read_truth, read_update, write_truth, write_update
+from fl_audit.core.captures import (
+    list_captures,
+    read_sent,
+    read_truth,
+    read_update,
+    sent_file,
+    write_truth,
+    write_update,
+)
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails, Update
 
@@ -40,6 +48,21 @@ def test_the_sent_model_is_stored_once_for_all_clients(tmp_path: Path) -> None:
     for client in range(5):
         write_update(tmp_path, update(key=CaptureKey("dp", 3, client)))
     assert len(list((tmp_path / "dp").glob("sent-*.safetensors"))) == 1
+
+
+def test_the_sent_model_alone(tmp_path: Path) -> None:
+    write_update(tmp_path, update())
+    write_update(tmp_path, update(key=CaptureKey("dp", 3, 4)))
+    assert sent_file(tmp_path, KEY) == sent_file(tmp_path, CaptureKey("dp", 3, 4))
+    (tmp_path / "dp" / "r003-c02.safetensors").unlink()
+    back = read_sent(tmp_path, KEY)
+    assert list(back) == ["w", "a", "n"]
+    assert all(torch.equal(back[name], tensor) for name, tensor in update().sent.items())
+    data = bytearray(sent_file(tmp_path, KEY).read_bytes())
+    data[-1] ^= 1
+    sent_file(tmp_path, KEY).write_bytes(bytes(data))
+    with pytest.raises(CaptureError, match="contents differ from its name"):
+        read_sent(tmp_path, KEY)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "swap-sent", "missing", "json", "field", "path"])
