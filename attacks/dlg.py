@@ -65,7 +65,9 @@ class DeepLeakage(OptimisationAttack):
             objective=objective,
             optimiser=LBFGS(line_search=True),
             start=NormalNoise(std=0.1),
-            stopping=Plateau(checks=4, share=1e-2, enough=ENOUGH),
+            # A solution is approached by a quarter every five steps; noise ends at a floor within fifteen.
+            stopping=Plateau(checks=2, share=5e-2, enough=ENOUGH),
+            agreement=0.1,
             iterations=self.iterations,
             restarts=self.restarts,
             success=self.success,

@@ -39,6 +39,8 @@ class Parts:
         stopping: when to stop early.
         box: whether the images are projected to [0, 1] after each step.
         success: a total at which the client's other restarts are given up.
+        agreement: relative difference of the two best restarts, run one after the other, at which the others
+            are given up: all end at one floor, as under noise.
         check_every: iterations between checks of the objective, for progress, stopping and NaN.
     """
 
@@ -52,6 +54,7 @@ class Parts:
     stopping: Stopping = Never()
     box: bool = True
     success: float = 0.0
+    agreement: float = 0.0
     check_every: int = CHECK_EVERY
 
 
@@ -131,9 +134,19 @@ def _group(
         descent = _Descent(problems, labels, parts, together, turn)
         descent.run((end - time.perf_counter()) / (turns - turn))
         descents.append(descent)
-        if descent.succeeded() or problems[0].clock.interrupted or time.perf_counter() >= end:
+        if descent.succeeded() or _agree(descents, parts.agreement):
+            break
+        if problems[0].clock.interrupted or time.perf_counter() >= end:
             break
     return [_chosen(descents, client) for client in range(len(problems))]
+
+
+def _agree(descents: Sequence["_Descent"], agreement: float) -> bool:
+    """Whether the two best restarts, one in each descent, ended at the same total."""
+    if len(descents) < 2 or not agreement:
+        return False
+    first, second = torch.cat([descent.totals for descent in descents]).sort().values[:2].tolist()
+    return bool(second <= (1 + agreement) * first)
 
 
 def _chosen(descents: Sequence["_Descent"], client: int) -> Outcome | AttackFailed:
@@ -267,7 +280,9 @@ class _Descent:
             for row in self._active
             if finite[row]
             and not parts.stopping(self._history[row])
-            and lowest[row // self._restarts] > parts.success
+            and (
+                values[row] == lowest[row // self._restarts] or lowest[row // self._restarts] > parts.success
+            )
         ]
         turns = parts.restarts // self._restarts
         self._problems[0].progress.step(

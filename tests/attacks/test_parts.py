@@ -173,6 +173,23 @@ def test_more_restarts_are_never_worse_and_run_one_by_one_where_the_optimiser_as
     assert outcome.iterations == 12
 
 
+@pytest.mark.parametrize(("agreement", "turns"), [(0.0, 3), (1e6, 2)])
+def test_restarts_that_end_at_one_floor_are_the_last(agreement: float, turns: int) -> None:
+    case, progress = make_case(), Recorder()
+    optimise(
+        problem_of(case, progress),
+        granted(case),
+        parts(restarts=3, optimiser=LBFGS(evaluations=2), agreement=agreement),
+    )
+    assert progress.steps[-1] == (6 * turns, 18)
+
+
+def test_a_success_ends_the_other_restarts_and_goes_on_itself() -> None:
+    case = make_case()
+    outcome = optimise(problem_of(case), granted(case), parts(restarts=3, success=10.0, iterations=8))
+    assert outcome.iterations == 2 + 2 + 8  # the others end at the first check
+
+
 def test_an_objective_that_is_nan_from_every_start_fails_and_one_good_start_is_enough() -> None:
     case = make_case()
     calls = 0
