@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import combinations
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from fl_audit.attacks.problem import Problem
@@ -29,14 +31,34 @@ class Prior(Protocol):
 
 @dataclass(frozen=True)
 class TotalVariation:
-    """`total_variation` times ``weight``."""
+    """Total variation times ``weight``.
+
+    Attributes:
+        weight: factor.
+        colours: ``channels``: `total_variation` of each channel; ``opponents``: `opponent_variation`.
+    """
 
     weight: float
+    colours: Literal["channels", "opponents"] = "channels"
 
     def bind(self, problems: Sequence[Problem], restarts: int) -> Penalty:
         """See `Prior`."""
         del problems, restarts
-        return lambda images: self.weight * total_variation(images)
+        variation = opponent_variation if self.colours == "opponents" else total_variation
+        return lambda images: self.weight * variation(images)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """`squared_norm` times ``weight``: pulls pixels towards ``centre``."""
+
+    weight: float
+    centre: float = 0.5
+
+    def bind(self, problems: Sequence[Problem], restarts: int) -> Penalty:
+        """See `Prior`."""
+        del problems, restarts
+        return lambda images: self.weight * squared_norm(images - self.centre)
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -52,3 +74,23 @@ def total_variation(images: Tensor) -> Tensor:
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1)
     right = (images[..., :, 1:] - images[..., :, :-1]).abs().flatten(1)
     return down.sum(1) / max(down.shape[1], 1) + right.sum(1) / max(right.shape[1], 1)
+
+
+def opponent_variation(images: Tensor) -> Tensor:
+    """`total_variation` of the channels and of all differences of two of them, ``(R,)``.
+
+    Edges of natural images lie at one place in all colours; a step in a difference of colours costs extra.
+    Åström and Schnörr, "Double-Opponent Vectorial Total Variation", ECCV 2016, with differences of channels
+    as opponents, as for gradient inversion in breaching. A grey image has no differences.
+
+    Args:
+        images: ``(R, N, C, H, W)``.
+    """
+    pairs = combinations(range(images.shape[2]), 2)
+    opponents = [images[:, :, a] - images[:, :, b] for a, b in pairs]
+    return total_variation(torch.cat([images, *(value[:, :, None] for value in opponents)], 2))
+
+
+def squared_norm(images: Tensor) -> Tensor:
+    """Mean square over images, channels and pixels, ``(R,)``."""
+    return images.square().flatten(1).mean(1)
