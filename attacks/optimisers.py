@@ -41,6 +41,18 @@ class SignedAdam:
 
 
 @dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, ICLR 2015): small slopes move little, unlike with `SignedAdam`."""
+
+    rate: float
+    batched: ClassVar[bool] = True
+
+    def build(self, images: Tensor) -> torch.optim.Optimizer:
+        """See `Optimiser`."""
+        return torch.optim.Adam([images], lr=self.rate)
+
+
+@dataclass(frozen=True)
 class LBFGS:
     """Limited-memory BFGS; one step takes up to ``evaluations`` evaluations of the objective."""
 

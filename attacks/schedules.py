@@ -1,5 +1,6 @@
 """How the step size changes over the iterations, and when to stop before the last one."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,36 @@ class StepDecay:
     def __call__(self, progress: float) -> float:
         """See `Schedule`."""
         return float(self.factor ** sum(progress >= milestone for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Half a cosine from 1 down to ``end`` (Loshchilov and Hutter, ICLR 2017, equation 5, no restarts)."""
+
+    end: float = 0.0
+
+    def __call__(self, progress: float) -> float:
+        """See `Schedule`."""
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """From near 0 up to 1 in a straight line over a share of the run, then another schedule over the rest.
+
+    Attributes:
+        share: of the run, in (0, 1).
+        then: sees the progress of the rest, from 0.
+    """
+
+    share: float = 0.1
+    then: Schedule = StepDecay()
+
+    def __call__(self, progress: float) -> float:
+        """See `Schedule`."""
+        if progress < self.share:
+            return max(progress / self.share, 0.01)
+        return self.then((progress - self.share) / (1 - self.share))
 
 
 class Constant:
