@@ -63,7 +63,11 @@ def _defenses(summary: Summary) -> Table:
 
 def _closest(summary: Summary) -> Table:
     """The worst case by every metric, and the level of a guess to read it by."""
-    measured = [metric for metric in summary.metrics if metric.per_image and metric.unavailable is None]
+    measured = [
+        metric
+        for metric in summary.metrics
+        if metric.per_image and metric.brief and metric.unavailable is None
+    ]
     table = _table("Closest reconstruction (the worst case)")
     table.add_column("defense", overflow="fold")
     for metric in measured:

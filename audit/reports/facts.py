@@ -90,6 +90,9 @@ class Recognisability(Model):
     description: str
     calibrated: bool = Field(description="whether the rule was calibrated on people's or a proxy's labels")
     metric: str = Field(description="the metric it rests on; reports sort by it")
+    threshold: float | None = Field(
+        None, description="least p_recognisable that counts; null: no probability"
+    )
 
 
 class MetricFacts(Model):
@@ -100,7 +103,18 @@ class MetricFacts(Model):
     better: Literal["higher", "lower"] = Field(description="which direction means closer: more leakage")
     range: tuple[float | None, float | None] = Field(description="null: unbounded")
     per_image: bool = True
+    brief: bool = Field(True, description="whether short tables show it")
     unavailable: str | None = Field(None, description="why it could not be measured; null if it was")
+
+
+class SetScore(Model):
+    """A metric of whole sets, e.g. FID: all graded reconstructions of one attack against their originals."""
+
+    metric: str
+    attack: str
+    images: int = Field(ge=0)
+    value: float | None = None
+    reason: str | None = Field(None, description="why there is no value; null if there is one")
 
 
 class GuessFacts(Model):
@@ -159,6 +173,7 @@ class DefenseBase(Model):
     delta: float | None = Field(None, ge=0, le=1)
     privacy: str = Field("", description="the guarantee in words: what is protected, by which accountant")
     utility: Utility = Utility()
+    sets: list[SetScore] = Field([], description="metrics that compare whole sets of images")
 
 
 class DefenseFacts(DefenseBase):

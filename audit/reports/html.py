@@ -131,6 +131,8 @@ def _render(name: str, summary: Summary, **context: Any) -> str:
         name,
         s=summary,
         measured=measured,
+        brief=[metric for metric in measured if metric.brief],
+        sets={metric.name: metric for metric in summary.metrics if not metric.per_image},
         unmeasured=[metric for metric in summary.metrics if metric.unavailable is not None],
         guess_levels=levels,
         levels_known=any(level is not None for level in levels.values()),

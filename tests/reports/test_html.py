@@ -10,7 +10,7 @@ from PIL import Image
 
 from fl_audit.core.errors import CaptureError
 from fl_audit.reports import build_reports, pictures
-from fl_audit.reports.schema import Finding
+from fl_audit.reports.schema import Finding, MetricFacts, SetScore
 from fl_audit.reports.summarise import summarise
 from tests.reports import builders
 from tests.reports.builders import HOSTILE, control, defense, facts, failure, finding
@@ -249,3 +249,33 @@ def test_tables_have_headers_with_scope(run: Path) -> None:
 def test_a_run_without_json_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="fl-audit grade"):
         build_reports(tmp_path)
+
+
+def test_short_tables_show_brief_metrics_and_the_long_one_shows_all(tmp_path: Path) -> None:
+    declared = [
+        MetricFacts(name="ssim", label="SSIM", better="higher", range=(-1, 1)),
+        MetricFacts(name="mse", label="Long story", better="lower", range=(0, 1), brief=False),
+    ]
+    page = built(tmp_path, [finding(ssim=0.8)], "none", metrics=declared)
+    assert page.source.count("Long story") == 1
+    assert page.source.index("Long story") < page.source.index("Originals beside")
+    assert page.source.count("SSIM</dt>") == 1
+
+
+def test_metrics_of_whole_sets_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    declared = [
+        MetricFacts(name="ssim", label="SSIM", better="higher", range=(-1, 1)),
+        MetricFacts(name="fid", label="FID", better="lower", range=(0, None), per_image=False, brief=False),
+    ]
+    sets = [
+        SetScore(metric="fid", attack="dlg", images=60, value=12.5),
+        SetScore(metric="fid", attack="other", images=3, reason="3 images are too few"),
+    ]
+    whole = summarise([finding()], facts(metrics=declared), [defense("none", sets=sets)])
+    builders.write_run(tmp_path, [finding()], whole)
+    build_reports(tmp_path)
+    page = Page(tmp_path / "report.html")
+    assert "Whole sets of images" in page.words
+    assert "No defensedlgFID (lower = closer)6012.5" in page.words
+    assert "otherFID (lower = closer)33 images are too few" in page.words
+    assert "Whole sets" not in built(tmp_path, [finding()], "none").words
