@@ -89,7 +89,9 @@ def test_given_images_are_used_and_missing_ones_start_elsewhere() -> None:
 
 
 def test_cosine_decay_falls_from_one_to_its_end() -> None:
-    assert [CosineDecay()(share / 4) for share in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], rel=1e-5)
+    assert [CosineDecay()(share / 4) for share in range(4)] == pytest.approx(
+        [1, 0.853553, 0.5, 0.146447], rel=1e-5
+    )
     assert CosineDecay(end=0.2)(0.5) == pytest.approx(0.6)
 
 
