@@ -14,7 +14,7 @@ from fl_audit.metrics.leakrate import LeakRate, leak_rate
 from fl_audit.metrics.matching import arrange, match
 from fl_audit.metrics.perceptual import lpips_distance
 from fl_audit.metrics.pixels import PSNR_CAP, mse, psnr
-from fl_audit.metrics.recognisability import InterimRule
+from fl_audit.metrics.recognisability import THRESHOLD, RecognisabilityRule
 from fl_audit.metrics.structure import ssim
 
 import_modules(__name__, __path__)
@@ -22,11 +22,12 @@ import_modules(__name__, __path__)
 __all__ = [
     "Context",
     "ContextMetric",
-    "InterimRule",
     "LeakRate",
     "Metric",
     "PSNR_CAP",
+    "RecognisabilityRule",
     "Scores",
+    "THRESHOLD",
     "arrange",
     "download_weights",
     "frechet_distance",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fl_audit.core.errors import MissingWeightsError
+from fl_audit.semsim import packaged_path
 
 Network = Literal["alex", "vgg", "squeeze", "inception"]
 
@@ -74,8 +75,9 @@ def problem(network: Network) -> str | None:
 
 def installed_weights() -> dict[str, str]:
     """SHA-256 of every weight file that the metrics here can use, by file name; figures depend on them."""
-    usable = (file for network, file in weight_files().items() if problem(network) is None)
-    return {file.path.name: _digest(file.path, file.path.stat().st_mtime_ns) for file in usable}
+    paths = [file.path for network, file in weight_files().items() if problem(network) is None]
+    paths += [path for path in (packaged_path(),) if path.is_file()]
+    return {path.name: _digest(path, path.stat().st_mtime_ns) for path in paths}
 
 
 def load_weights(network: Network) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""From scores to a verdict: whether a person would recognise the image. An interim rule, and named so."""
+"""From scores to a verdict: whether the image is recognised, from SemSim's calibrated probability."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -6,47 +6,74 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-SSIM_THRESHOLD = 0.5
+from fl_audit.semsim import CARD, NAME, packaged
+
+THRESHOLD = 0.5
+"""Probability from which an image can count as recognisable."""
 GUESS_PERCENTILE = 0.95
 
 
-class InterimRule:
-    """Recognisable if SSIM is at least 0.5 and above what 95% of guesses reach.
+class RecognisabilityRule:
+    """Recognisable if SemSim's calibrated probability is at least 0.5, and above what 95% of guesses reach.
 
-    No threshold on SSIM is what people see: 0.5 is a round number in the middle of its useful range, chosen
-    without tuning on any judgement, and SSIM misses images that were flipped, shifted or recoloured. The
-    comparison with guesses keeps data sets whose images look alike from being called leaked. A calibrated
-    SemSim replaces this rule.
+    The probability is a logistic function of the distance, fitted on held-out pairs that the labels' source
+    judged; both travel in the header of the weights. At 0.5 yes becomes likelier than no; that threshold was
+    not tuned. The comparison with guesses keeps data sets whose images look alike (faces, digits) from being
+    called leaked: what somebody without the update would hand in is no leak.
+
+    Args:
+        guesses: SemSim distances of the negative control's guesses, ``(M,)``, NaN where unscored. Where none
+            is scored, 0.5 alone decides.
     """
 
-    name: ClassVar[str] = "interim-ssim"
-    description: ClassVar[str] = (
-        f"Interim rule, not calibrated on people: recognisable means SSIM of at least {SSIM_THRESHOLD} and "
-        f"above the {GUESS_PERCENTILE:.0%} quantile of the SSIM that guesses reach (negative control). It "
-        "misses images that a person recognises although they are flipped, shifted or recoloured."
-    )
+    name: ClassVar[str] = NAME
+    metric: ClassVar[str] = "semsim"
 
-    def judge(self, scores: Mapping[str, Tensor], negative_ssim: Tensor) -> Tensor:
-        """Judge each image.
+    def __init__(self, guesses: Tensor | None = None) -> None:
+        self._level = _guess_level(guesses)
+
+    @property
+    def threshold(self) -> float:
+        """The least probability that counts as recognisable: 0.5, or the next above the guesses' level."""
+        return max(THRESHOLD, self._level)
+
+    @property
+    def description(self) -> str:
+        """What the rule says, where its labels come from, and which weights it rests on."""
+        return (
+            f"Recognisable means a probability of at least {THRESHOLD} that a person would recognise the "
+            "original, read off the SemSim distance by a calibration on held-out labels, and above the "
+            f"{GUESS_PERCENTILE:.0%} quantile of what guesses reach (negative control); here from "
+            f"{self.threshold:.3f} up. The labels of the packaged weights come from a formula (a "
+            f"recognisability oracle), not from people. Weights {self.name}, SHA-256 {packaged().sha256}; "
+            f"model card: {CARD} in the package."
+        )
+
+    def probability(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """Probability of recognition for each image.
 
         Args:
-            scores: ``scores["ssim"]`` is float ``(N,)``, NaN where unscored.
-            negative_ssim: SSIM of the guesses, ``(M,)``; NaN where unscored, at least one is not.
+            scores: ``scores["semsim"]`` is float ``(N,)``, NaN where unscored.
 
         Returns:
-            bool ``(N,)``. False where SSIM is NaN: whoever counts must leave such an image out and say so.
+            float64 ``(N,)`` in [0, 1], NaN where SemSim is.
 
         Raises:
-            ValueError: SSIM is missing, or no guess was scored.
+            ValueError: SemSim is missing.
         """
-        if "ssim" not in scores:
-            raise ValueError(f"{self.name} needs ssim, got {', '.join(scores) or 'nothing'}")
-        return scores["ssim"] >= max(SSIM_THRESHOLD, self.guess_level(negative_ssim))
+        if self.metric not in scores:
+            raise ValueError(f"{self.name} needs {self.metric}, got {', '.join(scores) or 'nothing'}")
+        return packaged().calibration.probability(scores[self.metric])
 
-    def guess_level(self, negative_ssim: Tensor) -> float:
-        """The SSIM above which an image is closer than 95% of guesses (next float above the quantile)."""
-        scored = negative_ssim.double()[~negative_ssim.isnan()]
-        if not len(scored):
-            raise ValueError("no guess of the negative control was scored: nothing to judge against")
-        level = torch.quantile(scored, GUESS_PERCENTILE)
-        return float(torch.nextafter(level, torch.tensor(torch.inf, dtype=torch.float64)))
+    def judge(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """Bool ``(N,)``; False where SemSim is NaN: whoever counts leaves such an image out and says so."""
+        return self.probability(scores) >= self.threshold
+
+
+def _guess_level(guesses: Tensor | None) -> float:
+    """The probability above 95% of guesses: the next float above that quantile; 0 without any."""
+    scored = torch.empty(0) if guesses is None else guesses[~guesses.isnan()]
+    if not len(scored):
+        return 0.0
+    reached = torch.quantile(packaged().calibration.probability(scored), GUESS_PERCENTILE)
+    return float(torch.nextafter(reached, torch.tensor(torch.inf, dtype=torch.float64)))

@@ -93,6 +93,9 @@ class Recognisability(Model):
     threshold: float | None = Field(
         None, description="least p_recognisable that counts; null: no probability"
     )
+    threshold: float | None = Field(
+        None, description="least p_recognisable that counts; null: no probability"
+    )
 
 
 class MetricFacts(Model):

@@ -22,6 +22,12 @@ def limits(summary: Summary) -> list[str]:
             f"The rule {summary.recognisability.name!r} stands in for a person's judgement and was not "
             "calibrated on one. Pictures near its threshold deserve a look."
         )
+    else:
+        found.append(
+            f"The rule {summary.recognisability.name!r} stands in for a person's judgement. It is no better "
+            "than the labels it was calibrated on, which its model card names. Pictures near its threshold "
+            "deserve a look."
+        )
     if any(defense.epsilon is not None for defense in summary.defenses):
         found.append(
             "An epsilon bounds what any attacker can learn, whatever this audit found, but only for the unit "

@@ -9,7 +9,7 @@ from fl_audit.attacks import attacks
 from fl_audit.core.files import read_json, read_model, write_json
 from fl_audit.core.registry import Unit
 from fl_audit.core.units import ImageData
-from fl_audit.metrics import InterimRule, Metric
+from fl_audit.metrics import Metric, RecognisabilityRule
 from fl_audit.reports.describe import metric_facts
 from fl_audit.reports.schema import (
     Attacked,
@@ -78,7 +78,9 @@ def read_scene(path: Path) -> Scene:
     return read_model(path, Scene, "what the capture stage writes")
 
 
-def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule: InterimRule) -> RunFacts:
+def run_facts(
+    folder: RunFolder, config: RunConfig, metrics: list[Metric], rule: RecognisabilityRule
+) -> RunFacts:
     """Everything that a report says of a run besides its results."""
     # The data set is not looked up: a copied run folder is graded where the data set is not.
     scene = read_scene(folder.scene)
@@ -111,7 +113,11 @@ def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule:
             rule=attacked_rule(config),
         ),
         recognisability=Recognisability(
-            name=rule.name, description=rule.description, calibrated=False, metric="ssim"
+            name=rule.name,
+            description=rule.description,
+            calibrated=True,
+            metric=rule.metric,
+            threshold=rule.threshold,
         ),
         metrics=[metric_facts(metric) for metric in metrics],
         how_to_repeat=shlex.join(["fl-audit", *manifest["command"][1:]]),
@@ -119,14 +125,14 @@ def run_facts(folder: RunFolder, config: RunConfig, metrics: list[Metric], rule:
     )
 
 
-def guess_facts(negative: NegativeControl, rule: InterimRule) -> list[GuessFacts]:
+def guess_facts(negative: NegativeControl, rule: RecognisabilityRule) -> list[GuessFacts]:
     """The negative control as reports need it."""
     return [
         GuessFacts(
             kind=kind,
             words=GUESS_WORDS.get(kind, ""),
             scores={name: [_finite(value) for value in values.tolist()] for name, values in scores.items()},
-            recognisable=[bool(value) for value in rule.judge(scores, negative.ssim)],
+            recognisable=[bool(value) for value in rule.judge(scores)],
         )
         for kind, scores in negative.scores.items()
     ]

@@ -16,14 +16,14 @@ from fl_audit.core.errors import CaptureError
 from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
-from fl_audit.metrics import InterimRule, Metric, Scores, match, metrics
+from fl_audit.metrics import Metric, RecognisabilityRule, Scores, match, metrics
 from fl_audit.reports.schema import Finding, Status, Summary, rounded, write_findings, write_summary
 from fl_audit.reports.summarise import summarise
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import guess_facts, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 from fl_audit.run.jobs import Job, jobs
-from fl_audit.run.negative import NegativeControl, negative_control
+from fl_audit.run.negative import negative_control
 from fl_audit.run.record import defense_facts
 from fl_audit.run.results import read_reconstruction
 
@@ -43,17 +43,25 @@ class _Graded:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """What the rule says of one image."""
+
+    probability: float
+    recognisable: bool
+
+
 def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summary:
     """Grade everything that was attacked; write the PNGs, ``findings.jsonl`` and ``summary.json``."""
     units = [cls() for _, cls in metrics]
     todo = jobs(folder, config)
     negative = negative_control(folder, config, units)
-    rule = InterimRule()
+    rule = RecognisabilityRule(negative.values(RecognisabilityRule.metric))
     progress.stage("grade", len(todo))
     findings: list[Finding] = []
     for job in todo:
         progress.begin(job.label)
-        findings.extend(_findings(folder, _grade(folder, job, units), units, rule, negative))
+        findings.extend(_findings(folder, _grade(folder, job, units), units, rule))
         progress.advance()
     names = {slug: spec for spec, slug in slugs(config.defense_specs()).items()} | {CONTROL: CONTROL}
     findings = [finding.model_copy(update={"defense": names[finding.defense]}) for finding in findings]
@@ -122,25 +130,25 @@ def _findings(
     folder: RunFolder,
     graded: _Graded,
     units: list[Metric],
-    rule: InterimRule,
-    negative: NegativeControl,
+    rule: RecognisabilityRule,
 ) -> Iterator[Finding]:
     """One line per original; one line without an image where there is no truth to count by."""
     count = 0 if graded.truth is None else len(graded.truth.images)
     if not count:
         yield _line(graded, None, units, "unscored" if graded.result.status == "done" else None, None)
         return
-    verdicts = [False] * count
+    verdicts: list[_Verdict | None] = [None] * count
     if graded.scores:
         values = {name: scores.values for name, scores in graded.scores.items()}
-        verdicts = rule.judge(values, negative.ssim).tolist()
+        both = zip(rule.probability(values).tolist(), rule.judge(values).tolist(), strict=True)
+        verdicts = [_Verdict(probability, recognisable) for probability, recognisable in both]
     for image in range(count):
         line = _line(graded, image, units, None, verdicts[image])
         yield line.model_copy(update=_pictures(folder, graded, image, line.status))
 
 
 def _line(
-    graded: _Graded, image: int | None, units: list[Metric], status: Status | None, verdict: bool | None
+    graded: _Graded, image: int | None, units: list[Metric], status: Status | None, verdict: _Verdict | None
 ) -> Finding:
     truth, result = graded.truth, graded.result
     row = -1 if image is None or not len(graded.partner) else int(graded.partner[image])
@@ -156,11 +164,12 @@ def _line(
     if status is None:
         if reason is not None:
             status = "client-failed" if graded.client_failed else "attack-failed"
-        elif values["ssim"] is None:
-            status, reason = "unscored", unmeasured["ssim"]
+        elif values[RecognisabilityRule.metric] is None:
+            status, reason = "unscored", unmeasured[RecognisabilityRule.metric]
         else:
             status = "graded"
     inferred = None if result.labels is None or not 0 <= row < len(result.labels) else int(result.labels[row])
+    judged = verdict if status == "graded" else None
     training = None if truth is None else truth.training
     facts = result.facts()
     return Finding(
@@ -178,7 +187,8 @@ def _line(
         local_steps=None if training is None else training.local_steps,
         metrics=values,
         unmeasured=unmeasured,
-        recognisable=verdict if status == "graded" else None,
+        p_recognisable=rounded(judged.probability) if judged else None,
+        recognisable=judged.recognisable if judged else None,
         objective=facts["objective"],
         iterations=facts["iterations"],
         notes=facts["notes"],

@@ -27,10 +27,9 @@ class NegativeControl:
 
     scores: dict[str, dict[str, Tensor]]
 
-    @property
-    def ssim(self) -> Tensor:
-        """SSIM of all guesses of all kinds, float64 ``(M,)``."""
-        values = [scores["ssim"] for scores in self.scores.values()]
+    def values(self, metric: str) -> Tensor:
+        """What the guesses of all kinds score by one metric, float64 ``(M,)``; NaN where unscored."""
+        values = [scores[metric] for scores in self.scores.values()]
         return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
 
 

@@ -16,10 +16,12 @@ from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey, Knowledge, Reconstruction, Update
+from fl_audit.metrics import THRESHOLD
 from fl_audit.reports.schema import read_findings, read_summary
 from fl_audit.run.attack_stage import attack_captures
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.grade_stage import grade_run
+from fl_audit.semsim import packaged
 from tests.e2e.conftest import audit, small
 
 
@@ -64,12 +66,19 @@ def test_the_baseline_leaks_dp_does_not_and_the_control_has_power(finished: RunF
 
 def test_every_image_has_one_line_and_pictures_that_match_it(finished: RunFolder) -> None:
     findings = read_findings(finished.findings)
+    calibration = packaged().calibration
+    threshold = read_summary(finished.summary).recognisability.threshold
+    assert threshold is not None
+    assert threshold >= THRESHOLD
     assert len({(f.defense, f.round, f.client, f.image, f.attack) for f in findings}) == len(findings)
     assert {f.defense for f in findings} == {"none", "dp", "control"}
     for finding in findings:
         assert finding.status == "graded"
-        assert finding.metrics["semsim"] is None
-        assert "semsim" in finding.unmeasured
+        distance, probability = finding.metrics["semsim"], finding.p_recognisable
+        assert distance is not None
+        assert probability is not None
+        assert probability == pytest.approx(float(calibration.probability(torch.tensor(distance))), abs=1e-5)
+        assert finding.recognisable == (probability >= threshold)
         assert finding.original is not None
         assert finding.reconstruction is not None
         key = CaptureKey(finding.defense, finding.round, finding.client)

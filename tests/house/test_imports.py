@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "data": {"core"},
     "models": {"core"},
     "attacks": {"core"},
-    "metrics": {"core"},
+    "semsim": {"core"},
+    "metrics": {"core", "semsim"},
     "strategies": {"core"},
     "federation": {"core", "data", "models", "strategies"},
     "reports": {"core", "metrics"},
@@ -36,6 +37,7 @@ MAY_IMPORT = {
         "reports",
         "faithfulness",
         "run",
+        "semsim",
     },
 }
 FLOWER = {"strategies", "federation", "cli"}

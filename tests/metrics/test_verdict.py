@@ -1,4 +1,4 @@
-"""The interim rule, the leak rate and the negative control."""
+"""The rule of recognisability, the leak rate and the negative control."""
 
 import math
 
@@ -7,33 +7,45 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from fl_audit.metrics import InterimRule, leak_rate, negative_guesses
+from fl_audit.metrics import THRESHOLD, RecognisabilityRule, leak_rate, negative_guesses
+from fl_audit.semsim import packaged
 
 
-def test_the_rule_needs_similarity_and_more_than_a_guess() -> None:
-    scores = {"ssim": torch.tensor([0.2, 0.49, 0.5, 0.7, 0.95, math.nan])}
-    low = torch.full((20,), 0.1)
-    assert InterimRule().judge(scores, low).tolist() == [False, False, True, True, True, False]
-    alike = torch.linspace(0.6, 0.8, 101)  # a data set whose images resemble one another: quantile 0.79
-    assert InterimRule().judge(scores, alike).tolist() == [False, False, False, False, True, False]
-    mixed = torch.tensor([math.nan, 0.1, math.nan])
-    assert InterimRule().judge(scores, mixed).tolist() == [False, False, True, True, True, False]
+def test_the_rule_is_the_calibrated_probability_at_one_half() -> None:
+    rule, calibration = RecognisabilityRule(), packaged().calibration
+    border = calibration.intercept / calibration.slope
+    distances = torch.tensor([0.0, border - 0.01, border + 0.01, 100.0, math.nan], dtype=torch.float64)
+    found = rule.probability({"semsim": distances})
+    for distance, probability in zip(distances.tolist()[:4], found.tolist()[:4], strict=True):
+        odds = calibration.intercept - calibration.slope * distance
+        assert probability == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-9)
+    assert math.isnan(found[4])
+    assert rule.judge({"semsim": distances}).tolist() == [True, True, False, False, False]
+    assert rule.threshold == THRESHOLD == 0.5
 
 
-def test_what_merely_equals_a_guess_is_not_recognised() -> None:
-    scores = {"ssim": torch.tensor([0.75, 0.7500001])}
-    assert InterimRule().judge({"ssim": scores["ssim"].double()}, torch.full((9,), 0.75)).tolist() == [
-        False,
-        True,
-    ]
+def test_what_a_guess_reaches_is_not_recognised() -> None:
+    calibration = packaged().calibration
+    guesses = torch.linspace(
+        0.5, 1.5, 101, dtype=torch.float64
+    )  # a data set whose images resemble one another
+    rule = RecognisabilityRule(torch.cat([guesses, torch.tensor([math.nan])]))
+    level = float(calibration.probability(torch.tensor(0.55)))  # 95% of the guesses are at 0.55 or farther
+    assert rule.threshold == pytest.approx(level, abs=1e-3)
+    assert rule.judge({"semsim": torch.tensor([0.3, 0.54, 0.56, 1.0])}).tolist() == [True, True, False, False]
+    same = RecognisabilityRule(torch.full((9,), 0.75, dtype=torch.float64))
+    assert same.judge({"semsim": torch.tensor([0.75, 0.7499], dtype=torch.float64)}).tolist() == [False, True]
+    assert RecognisabilityRule(torch.full((3,), math.nan)).threshold == THRESHOLD
+    assert RecognisabilityRule(torch.full((3,), 50.0)).threshold == THRESHOLD
 
 
-def test_the_rule_does_not_judge_without_a_control() -> None:
-    with pytest.raises(ValueError, match="negative control"):
-        InterimRule().judge({"ssim": torch.ones(1)}, torch.full((3,), math.nan))
-    with pytest.raises(ValueError, match="needs ssim"):
-        InterimRule().judge({"mse": torch.ones(1)}, torch.zeros(3))
-    assert "not calibrated on people" in InterimRule.description
+def test_the_rule_says_what_it_rests_on() -> None:
+    with pytest.raises(ValueError, match="needs semsim, got mse"):
+        RecognisabilityRule().judge({"mse": torch.ones(1)})
+    words = RecognisabilityRule().description
+    assert packaged().sha256 in words
+    assert "not from people" in words
+    assert words.count("MODEL_CARD.md") == 1
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:

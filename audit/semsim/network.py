@@ -1,0 +1,145 @@
+"""The networks behind SemSim, and the one place where its input is handled.
+
+A backbone maps images to features; the score of a pair is the L2 distance of the two feature vectors.
+Networks run in eval mode (batch norm by stored statistics), so that an image's features do not depend on what
+else is in the batch.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+SIDE = 32
+"""Pixels: every image is brought to this size, as reconstructions rarely hold more."""
+FEATURES = 128
+BATCH = 32
+"""Images in one forward pass, always: a smaller last batch is filled up. Libraries choose their kernels by
+the shape, so that an image's features would otherwise change in the last bits with the number of its
+neighbours."""
+
+Backbone = Literal["lenet", "narrow", "resnet18"]
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
+
+
+def prepare(images: Tensor) -> Tensor:
+    """Any images as the backbones take them.
+
+    Args:
+        images: float ``(N, C, H, W)`` in [0, 1], C 1 (repeated to three) or 3, any size (scaled to 32x32,
+            bilinear, antialiased; the two sides on their own).
+
+    Returns:
+        float32 ``(N, 3, 32, 32)``, about -2 to 2.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise ValueError(f"expected images (N, C, H, W) with C 1 or 3, got {tuple(images.shape)}")
+    images = images.float().expand(-1, 3, -1, -1)
+    if images.shape[2:] != (SIDE, SIDE):
+        images = interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return (images.clamp(0, 1) - 0.5) * 4
+
+
+def build(backbone: Backbone) -> nn.Module:
+    """A fresh backbone, ``(N, 3, 32, 32)`` to ``(N, 128)`` (ResNet-18: 512).
+
+    Weights come from torch's global generator: the caller seeds it.
+    """
+    return _BUILDERS[backbone]()
+
+
+@torch.no_grad()
+def features(network: nn.Module, images: Tensor) -> Tensor:
+    """Feature vectors ``(N, F)`` of any images, see `prepare`; the network must be in eval mode."""
+    if network.training:
+        raise ValueError("SemSim's network must be in eval mode: batch statistics would mix the images")
+    found = []
+    for part in torch.split(images, BATCH):
+        ready = prepare(part)
+        filled = torch.cat([ready, ready[:1].expand(BATCH - len(ready), -1, -1, -1)])
+        found.append(network(filled)[: len(ready)].float())
+    return torch.cat(found)
+
+
+def distance(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """SemSim of each pair, ``(N,)``: L2 distance of the features; 0 for identical images, lower is closer.
+
+    Sun et al., "Privacy Assessment on Reconstructed Images", NeurIPS 2023, https://arxiv.org/abs/2309.13038,
+    section 4.
+
+    Args:
+        network: a backbone in eval mode, on the images' device.
+        x: images, see `prepare`.
+        y: as many images; they may differ in size and colour from ``x``.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"expected as many images on both sides, got {len(x)} and {len(y)}")
+    if not len(x):
+        return torch.empty(0, device=x.device)
+    distances: Tensor = (features(network, x) - features(network, y)).norm(dim=1)
+    return distances
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut (He et al., CVPR 2016)."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+        same = stride == 1 and before == width
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.first_norm(self.first(x)))
+        return torch.relu(self.second_norm(self.second(inner)) + self.shortcut(x))
+
+
+def _narrow() -> nn.Module:
+    """A residual network of 32 to 256 channels, 1.26 M parameters; the stem halves the image."""
+    return _residual(32, nn.Conv2d(3, 32, 5, 2, 2, bias=False), (1, 2, 4, 8), 1, FEATURES)
+
+
+def _resnet18() -> nn.Module:
+    """ResNet-18 with the stem for small images and without its classifier, as in the paper: 512 features."""
+    return _residual(64, nn.Conv2d(3, 64, 3, 1, 1, bias=False), (1, 2, 4, 8), 2, None)
+
+
+def _residual(
+    width: int, stem: nn.Conv2d, factors: tuple[int, ...], blocks: int, out: int | None
+) -> nn.Module:
+    layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
+    before = width
+    for stage, factor in enumerate(factors):
+        for block in range(blocks):
+            layers.append(_Block(before, factor * width, 2 if stage and not block else 1))
+            before = factor * width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if out is not None:
+        layers.append(nn.Linear(before, out))
+    return nn.Sequential(*layers)
+
+
+def _lenet() -> nn.Module:
+    """Three 5x5 convolutions with batch norm, one linear layer (after LeCun et al. 1998, wider)."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width in (32, 64, 64):
+        layers += [nn.Conv2d(before, width, 5, 2, 2), nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 16, FEATURES))
+
+
+_BUILDERS: dict[Backbone, Callable[[], nn.Module]] = {
+    "lenet": _lenet,
+    "narrow": _narrow,
+    "resnet18": _resnet18,
+}

@@ -1,0 +1,99 @@
+"""The recognisability oracle: labels for training where no person was asked. It is a formula, not people.
+
+Training makes its own pairs, so it knows what a metric never knows: the image that the client trained on (the
+*victim*), pixel for pixel in place under the reconstruction. How much of the victim's structure a
+reconstruction holds can then be computed: the mean of its correlation in three bands of detail and of SSIM.
+How much of the original's structure the victim still holds, after the client's transformation, is measured
+with the geometry undone. The grade is the product of the two.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from fl_audit.semsim.transforms import Transformed, luminance
+
+BAND_WEIGHTS = (0.3, 0.45, 0.25)
+"""How much structure of 2 to 4, 4 to 8 and 8 to 16 pixels a period counts: an object in 32 pixels is told by
+its parts, which are four to eight pixels wide."""
+FAINT = 0.03
+"""Standard deviation, in [0, 1], under which structure is too faint to be seen for certain."""
+UNRECOGNISABLE, RECOGNISABLE = 0.3, 0.55
+"""Grades at or under the first are labelled 0, at or over the second 1, between them 0.5."""
+
+_WINDOW = 7
+
+
+def grade(victims: Tensor, reconstructions: Tensor) -> Tensor:
+    """How much of the victims' structure the reconstructions hold, ``(N,)`` in [0, 1].
+
+    Args:
+        victims: float32 ``(N, 3, 32, 32)`` in [0, 1], what the client trained on.
+        reconstructions: the same shape, in place.
+    """
+    return 0.5 * (_band_agreement(victims, reconstructions) + _ssim(victims, reconstructions).clamp(min=0))
+
+
+def transform_grade(transformed: Transformed) -> Tensor:
+    """How much of the original is left after the client's transformation, ``(N,)`` in [0, 1].
+
+    Half of the area in the frame is enough; inverted structure counts like upright one.
+    """
+    kept = torch.zeros(len(transformed.images))
+    for weight, own, theirs in zip(
+        BAND_WEIGHTS, _bands(transformed.moved), _bands(transformed.images), strict=True
+    ):
+        a, b = own.flatten(1).abs(), theirs.flatten(1).abs()
+        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+        edges = (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1)).sqrt().clamp(min=1e-6)
+        flat = own.flatten(1), theirs.flatten(1)
+        plain = (flat[0] * flat[1]).mean(1) / (
+            flat[0].square().mean(1) * flat[1].square().mean(1)
+        ).sqrt().clamp(min=1e-6)
+        visible = (theirs.flatten(1).square().mean(1).sqrt() / FAINT).clamp(max=1)
+        kept = kept + weight * torch.maximum(edges, plain.abs()).clamp(0, 1) * visible
+    kept = (kept / 0.7).clamp(max=1)
+    return kept * ((transformed.visible - 0.15) / 0.4).clamp(0, 1)
+
+
+def labels(grades: Tensor) -> Tensor:
+    """Grades as a judge's answers: 0, 0.5 or 1."""
+    return 0.5 * ((grades > UNRECOGNISABLE).float() + (grades >= RECOGNISABLE).float())
+
+
+def _band_agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
+    """Correlation in each band, lowered where the structure is smoothed away or faint, ``(N,)`` in [0, 1]."""
+    seen = torch.zeros(len(victims))
+    for weight, own, theirs in zip(BAND_WEIGHTS, _bands(victims), _bands(reconstructions), strict=True):
+        a, b = own.flatten(1), theirs.flatten(1)
+        covariance = (a * b).mean(1)
+        energy_a, energy_b = a.square().mean(1), b.square().mean(1)
+        correlation = (covariance / (energy_a * energy_b).sqrt().clamp(min=1e-5)).clamp(0, 1)
+        # What is smoothed away correlates with what was there, but is not there.
+        strength = (2 * (energy_b / energy_a.clamp(min=1e-6)).sqrt() * correlation).clamp(max=1)
+        visible = (covariance.clamp(min=0).sqrt() / FAINT).clamp(max=1)
+        seen = seen + weight * correlation * strength * visible
+    return seen
+
+
+def _ssim(victims: Tensor, reconstructions: Tensor) -> Tensor:
+    """Mean SSIM of the luminance over 7x7 windows (Wang et al. 2004, equation 13), ``(N,)``."""
+    x, y = luminance(victims), luminance(reconstructions)
+    mean_x, mean_y = avg_pool2d(x, _WINDOW, 1), avg_pool2d(y, _WINDOW, 1)
+    var_x = avg_pool2d(x * x, _WINDOW, 1) - mean_x.square()
+    var_y = avg_pool2d(y * y, _WINDOW, 1) - mean_y.square()
+    both = avg_pool2d(x * y, _WINDOW, 1) - mean_x * mean_y
+    light = (2 * mean_x * mean_y + 1e-4) / (mean_x.square() + mean_y.square() + 1e-4)
+    return (light * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).mean((1, 2, 3))
+
+
+def _bands(images: Tensor) -> tuple[Tensor, ...]:
+    """Differences of successive halvings of the luminance, from fine to coarse."""
+    level = luminance(images)
+    bands = []
+    for _ in BAND_WEIGHTS:
+        smaller = avg_pool2d(level, 2)
+        enlarged = interpolate(smaller, scale_factor=2, mode="bilinear", align_corners=False)
+        bands.append(level - enlarged)
+        level = smaller
+    return tuple(bands)

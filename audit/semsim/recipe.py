@@ -1,0 +1,201 @@
+"""Repeats the training of the packaged weights end to end: ``python -m fl_audit.semsim.recipe --data DIR``.
+
+DIR holds cifar10-jpeg.zip and caltech101-64.zip, and, if it is to be measured, judged-pairs.zip, which is
+never trained on. The model card says what the figures mean.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fl_audit.core.errors import AuditError
+from fl_audit.core.images import from_pil
+from fl_audit.core.progress import Progress
+from fl_audit.core.seeding import torch_generator
+from fl_audit.semsim.calibration import fit
+from fl_audit.semsim.evaluation import Agreement, agreement
+from fl_audit.semsim.network import BACKBONES, Backbone, distance
+from fl_audit.semsim.oracle import labels
+from fl_audit.semsim.pairs import SIZE, Reconstructions, batches
+from fl_audit.semsim.pictures import Pictures, read_zip, small_uint8, split, without
+from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
+from fl_audit.semsim.weights import NAME, Weights, save
+
+STEPS = 2000
+"""Steps of the packaged weights."""
+HELD_OUT = 0.08
+"""Share of the pictures, and of the shards of real reconstructions, that calibrate and measure."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Judged pairs of one part: images float32 ``(N, 3, 32, 32)`` in [0, 1], answers ``(N,)``."""
+
+    originals: Tensor
+    reconstructions: Tensor
+    answers: Tensor
+
+
+class Lines(Progress):
+    """A line on standard error every 50 steps."""
+
+    def step(self, done: int, total: int, value: float | None = None) -> None:
+        """See `Progress`."""
+        if done % 50 == 0 or done == total:
+            sys.stderr.write(f"step {done} of {total}, loss {value or 0:.4f}, {time.process_time():.0f} s\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, calibrate, measure, and write the weight file and figures.json."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        weights, figures = run(
+            options.data,
+            reconstructions=options.reconstructions,
+            backbone=options.backbone,
+            loss=options.loss,
+            schedule=Schedule(steps=options.steps, minutes=options.minutes),
+            seed=options.seed,
+        )
+    except AuditError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    notes = {"seed": str(options.seed), "steps": str(options.steps), "loss": options.loss}
+    digest = save(options.out / f"{NAME}.safetensors", weights, notes)
+    for name, found in figures.items():
+        sys.stdout.write(f"{name}: {found}\n")
+    sys.stdout.write(f"{options.out / NAME}.safetensors, SHA-256 {digest}\n")
+    return 0
+
+
+def run(
+    data: Path,
+    *,
+    reconstructions: Path | None = None,
+    backbone: Backbone = "narrow",
+    loss: Loss = "triplet",
+    schedule: Schedule | None = None,
+    seed: int = 0,
+) -> tuple[Weights, dict[str, Agreement]]:
+    """The whole recipe; the weights and how far they agree with what was held out."""
+    training, held = picture_sets(data, seed)
+    real = None if reconstructions is None else Reconstructions.read(reconstructions)
+    seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
+    network = train(
+        batches(training, seen, torch_generator(seed, "pairs")),
+        backbone=backbone,
+        loss=loss,
+        schedule=schedule or Schedule(steps=STEPS),
+        seed=seed,
+        progress=Lines(),
+    )
+    return finish(network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed)
+
+
+def finish(
+    network: nn.Module,
+    backbone: Backbone,
+    held: Sequence[Pictures],
+    unseen: Reconstructions | None,
+    judged: dict[str, Judged],
+    seed: int,
+    pairs: int = 6000,
+) -> tuple[Weights, dict[str, Agreement]]:
+    """Calibrate on one half of the held-out pairs and measure on the other, and on judged pairs."""
+    distances, answers = held_out_pairs(network, held, unseen, seed, pairs)
+    half = len(distances) // 2
+    calibration = fit(distances[:half], answers[:half])
+    figures = {"held-out oracle labels": agreement(distances[half:], answers[half:], calibration)}
+    if unseen is not None:
+        figures["held-out reconstructions"] = agreement(
+            distance(network, unseen.original.float() / 255, unseen.reconstruction.float() / 255),
+            labels(unseen.grades()),
+            calibration,
+        )
+    for name, part in judged.items():
+        figures[f"judged {name}"] = agreement(
+            distance(network, part.originals, part.reconstructions), part.answers, calibration
+        )
+    return Weights(backbone, network, calibration), figures
+
+
+def held_out_pairs(
+    network: nn.Module, held: Sequence[Pictures], unseen: Reconstructions | None, seed: int, pairs: int
+) -> tuple[Tensor, Tensor]:
+    """Distances and the oracle's labels of new pairs; a third show another picture and are labelled 0."""
+    distances, answers = [], []
+    source = batches(held, unseen, torch_generator(seed, "held-out pairs"))
+    for batch in itertools.islice(source, -(-pairs // (3 * SIZE))):
+        columns = [(batch.reconstructions[:, column], labels(batch.grades[:, column])) for column in (0, 1)]
+        columns.append((batch.reconstructions[:, 0].roll(1, 0), torch.zeros(SIZE)))
+        for images, answer in columns:
+            distances.append(distance(network, batch.originals, images))
+            answers.append(answer)
+    return torch.cat(distances), torch.cat(answers)
+
+
+def picture_sets(data: Path, seed: int) -> tuple[list[Pictures], list[Pictures]]:
+    """Training and held-out pictures of each data set; none of them is an original of a judged pair."""
+    sets = [
+        read_zip(data / "cifar10-jpeg.zip", "cifar10/train/", "CIFAR-10 (JPEG)"),
+        read_zip(data / "caltech101-64.zip", "caltech101-64/", "Caltech-101"),
+    ]
+    judged = judged_pairs(data / "judged-pairs.zip")
+    if judged:
+        originals = torch.cat([part.originals for part in judged.values()])
+        sets = [without(pictures, originals) for pictures in sets]
+    parts = [split(pictures, HELD_OUT, torch_generator(seed, "held out", pictures.name)) for pictures in sets]
+    return [more for more, _ in parts], [fewer for _, fewer in parts]
+
+
+def judged_pairs(path: Path) -> dict[str, Judged]:
+    """Judged pairs by part (``transformed-caltech101`` …); none where there is no such file."""
+    if not path.is_file():
+        return {}
+    with zipfile.ZipFile(path) as archive:
+
+        def image(name: str) -> Tensor:
+            picture = Image.open(io.BytesIO(archive.read(f"judged-pairs/{name}.png")))
+            return small_uint8(from_pil(picture, 3)).float() / 255
+
+        parts: dict[str, list[tuple[str, float]]] = {}
+        for pair in json.loads(archive.read("judged-pairs/labels.json"))["pairs"]:
+            parts.setdefault(pair["id"].rsplit("-", 1)[0], []).append((pair["id"], float(pair["label"])))
+        return {
+            part: Judged(
+                torch.stack([image(f"{name}_ori") for name, _ in pairs]),
+                torch.stack([image(f"{name}_rec") for name, _ in pairs]),
+                torch.tensor([answer for _, answer in pairs]),
+            )
+            for part, pairs in parts.items()
+        }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fl_audit.semsim.recipe", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--reconstructions", type=Path, help="from examples/semsim_reconstructions.py")
+    parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
+    parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
+    parser.add_argument("--loss", choices=LOSSES, default="triplet")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--minutes", type=float, help="end early after this much processor time")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

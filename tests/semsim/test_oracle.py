@@ -1,0 +1,107 @@
+"""What training is made of: transformations, degradations, the oracle's grades, and training that learns."""
+
+import itertools
+
+import pytest
+import torch
+from skimage.data import lfw_subset
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from fl_audit.semsim import oracle
+from fl_audit.semsim.degradations import KINDS, degrade
+from fl_audit.semsim.evaluation import auc
+from fl_audit.semsim.network import distance
+from fl_audit.semsim.pairs import batches
+from fl_audit.semsim.pictures import Pictures, split, without
+from fl_audit.semsim.train import Schedule, train
+from fl_audit.semsim.transforms import Transformed, random_transform
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def faces() -> Tensor:
+    grey = torch.from_numpy(lfw_subset()[:64]).float()[:, None]
+    return torch.nn.functional.interpolate(grey, (32, 32), mode="bilinear").expand(-1, 3, -1, -1).clamp(0, 1)
+
+
+def test_transformations_stay_in_range_and_follow_the_generator(faces: Tensor) -> None:
+    one, two, other = (random_transform(faces, rng(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one.images, two.images)
+    assert not torch.equal(one.images, other.images)
+    assert float(one.images.min()) >= 0
+    assert float(one.images.max()) <= 1
+    still = random_transform(faces, rng(), share=0.0)
+    assert torch.equal(still.images, faces)
+    assert still.visible.tolist() == [1.0] * len(faces)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in KINDS], ids=lambda kind: kind.__name__)
+def test_a_degradation_of_no_strength_changes_little_and_a_full_one_much(kind: object, faces: Tensor) -> None:
+    assert callable(kind)
+    none, full = torch.zeros(64, 1, 1, 1), torch.ones(64, 1, 1, 1)
+    light, heavy = (oracle.grade(faces, kind(faces, s, rng()).clamp(0, 1)) for s in (none, full))
+    assert light.mean() > 0.85
+    assert heavy.mean() < light.mean() - 0.1
+
+
+def test_the_grade_falls_with_strength(faces: Tensor) -> None:
+    means = [
+        float(oracle.grade(faces, degrade(faces, rng(), torch.full((64,), strength))).mean())
+        for strength in (0.0, 0.3, 0.6, 1.0)
+    ]
+    assert means[0] == pytest.approx(1, abs=0.02)
+    assert means == sorted(means, reverse=True)
+    assert means[-1] < 0.35
+
+
+def test_the_grade_is_ssim_and_bands(faces: Tensor) -> None:
+    spoiled = degrade(faces, rng(), torch.full((64,), 0.5))
+    x, y = (oracle.luminance(images)[:8, 0].double().numpy() for images in (faces, spoiled))
+    expected = [
+        structural_similarity(a, b, data_range=1.0, win_size=7, use_sample_covariance=False)
+        for a, b in zip(x, y, strict=True)
+    ]
+    found = oracle._ssim(faces[:8].double(), spoiled[:8].double())
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    grey = torch.full_like(faces, 0.5)
+    assert oracle.grade(faces, grey).max() < 0.35
+    assert oracle.grade(faces, 1 - faces).max() < 0.2
+
+
+def test_what_the_client_did_is_graded_with_the_geometry_undone(faces: Tensor) -> None:
+    whole = torch.ones(64)
+    for victim in (1 - faces, 0.5 * faces + 0.2, faces):
+        assert oracle.transform_grade(Transformed(victim, faces, whole)).mean() > 0.9
+    assert oracle.transform_grade(Transformed(torch.zeros_like(faces), faces, whole)).max() < 0.01
+    assert oracle.transform_grade(Transformed(faces, faces, 0.1 * whole)).max() == 0
+    assert oracle.labels(torch.tensor([0.0, 0.3, 0.4, 0.55, 1.0])).tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_pictures_of_the_judged_pairs_are_left_out(faces: Tensor) -> None:
+    own = Pictures("faces", (faces * 255).round().to(torch.uint8), torch.arange(64))
+    near = (own.images[5:8].int() + 2).clamp(max=255).to(torch.uint8)
+    assert without(own, near).classes.tolist() == [n for n in range(64) if n not in (5, 6, 7)]
+    more, fewer = split(own, 0.25, rng())
+    assert (len(more.images), len(fewer.images)) == (48, 16)
+    assert sorted(more.classes.tolist() + fewer.classes.tolist()) == list(range(64))
+
+
+def test_a_short_training_learns_and_repeats(faces: Tensor) -> None:
+    own = Pictures("faces", (faces * 255).round().to(torch.uint8), torch.zeros(64, dtype=torch.int64))
+
+    def trained() -> torch.nn.Module:
+        source = batches([own], None, rng(3), size=16)
+        return train(source, backbone="lenet", schedule=Schedule(steps=30, rate=3e-3), seed=1)
+
+    one, two = trained(), trained()
+    for left, right in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(left, right)
+    assert not one.training
+    held = list(itertools.islice(batches([own], None, rng(4), size=64), 2))
+    found = torch.cat([distance(one, batch.originals, batch.reconstructions[:, 0]) for batch in held])
+    answers = oracle.labels(torch.cat([batch.grades[:, 0] for batch in held]))
+    assert auc(-found[answers == 1], -found[answers == 0]) > 0.65
