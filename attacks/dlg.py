@@ -6,10 +6,11 @@ from pydantic import Field
 
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.labels import Labels
-from fl_audit.attacks.loop import Outcome, Parts
+from fl_audit.attacks.loop import Outcome
 from fl_audit.attacks.objectives import FittedSquaredError, Objective, SquaredError
 from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.optimisers import LBFGS
+from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.schedules import Plateau
 from fl_audit.attacks.starts import NormalNoise

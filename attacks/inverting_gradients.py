@@ -5,10 +5,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from fl_audit.attacks._registry import attacks
-from fl_audit.attacks.loop import Parts
 from fl_audit.attacks.objectives import Cosine
 from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.optimisers import SignedAdam
+from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem
 from fl_audit.attacks.schedules import StepDecay

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from fl_audit.attacks.base import Attack
 from fl_audit.attacks.labels import Labels, find_labels
-from fl_audit.attacks.loop import Outcome, Parts, optimise_together
+from fl_audit.attacks.loop import Outcome, optimise_together
+from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.rows import merged
 from fl_audit.core.types import Reconstruction

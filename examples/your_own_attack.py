@@ -13,9 +13,9 @@ from pydantic import Field
 
 from fl_audit.attacks import OptimisationAttack, Problem
 from fl_audit.attacks.labels import Labels
-from fl_audit.attacks.loop import Parts
 from fl_audit.attacks.objectives import Cosine
 from fl_audit.attacks.optimisers import SignedAdam
+from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.schedules import StepDecay
 

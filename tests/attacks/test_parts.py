@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fl_audit.attacks import AttackFailed
 from fl_audit.attacks.labels import Labels
-from fl_audit.attacks.loop import Parts, optimise
+from fl_audit.attacks.loop import optimise
 from fl_audit.attacks.objectives import Cosine, cosine_distance, fitted_squared_error, squared_error
 from fl_audit.attacks.optimisers import LBFGS, SignedAdam
+from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.priors import total_variation
 from fl_audit.attacks.problem import Problem, prepare
 from fl_audit.attacks.schedules import Constant, Never, Plateau, StepDecay

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl_audit.attacks import Attack, attacks
+from fl_audit.attacks import Attack, AttackInterrupted, OptimisationAttack, attacks
 from fl_audit.core.errors import ConfigError, KnowledgeError
 from fl_audit.core.images import check_images
+from fl_audit.core.progress import Progress
 from fl_audit.core.types import Knowledge, Reconstruction, TrainingDetails, Update
 from tests.attacks.cases import CPU, Case, make_case, snapshot
 
@@ -176,6 +177,32 @@ def test_an_interrupt_passes_through(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.nn.Linear, "forward", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(name, case)
+
+
+class _CtrlC(Progress):
+    def step(self, done: int, total: int, value: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if issubclass(attacks.get(n), OptimisationAttack)])
+def test_ctrl_c_keeps_the_best_so_far(name: str) -> None:
+    case = make_case(NET.get(name, "small"), labels=(1, 0, 1))
+    with pytest.raises(AttackInterrupted) as caught:
+        attacks.create(name).run(case.update, case.knowledge, seed=0, device=CPU, progress=_CtrlC())
+    (result,) = caught.value.results
+    assert result.status == "done"
+    assert result.images is not None
+    check_images(result.images)
+    assert any("interrupted after" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "iterations" in attacks.get(n).model_fields])
+def test_a_time_budget_is_kept(name: str) -> None:
+    case = make_case(NET.get(name, "small"), labels=(1, 0, 1))
+    endless = attacks.create(f"{name}:iterations=1000000")
+    result = endless.run(case.update, case.knowledge, seed=0, device=CPU, budget=0.3)
+    assert result.seconds < 30
+    assert result.iterations < 1_000_000
 
 
 @pytest.mark.parametrize("name", NAMES)
