@@ -29,10 +29,9 @@ from fl_audit.core.seeding import seeded_globals, torch_generator
 from fl_audit.models import models
 from fl_audit.semsim.oracle import transform_grade
 from fl_audit.semsim.pictures import Pictures
-from fl_audit.semsim.recipe import training_sets
+from fl_audit.semsim.recipe import picture_sets
 from fl_audit.semsim.transforms import random_transform
 
-PROBLEMS = 64
 SNAPSHOTS = (8, 15, 40, 100, 200)
 ARCHITECTURES = ("lenet", "convnet:width=4", "small", "small", "small", "small", "small")
 
@@ -76,14 +75,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--problems", type=int, default=64, help="images inverted at once; a multiple of 4")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sets = training_sets(options.data, options.seed)
+    sets, _ = picture_sets(options.data, options.seed)
     for number in range(options.first, options.first + options.rounds):
         generator = torch_generator(options.seed, "reconstructions", number)
         setting = draw_setting(generator)
         pictures = sets[int(torch.randint(len(sets), (1,), generator=generator))]
-        shard = invert(setting, pictures, generator)
+        shard = invert(setting, pictures, generator, options.problems)
         write_tensors(options.out / f"{number:04d}.safetensors", shard, {"setting": repr(setting)})
         sys.stderr.write(f"{number}: {len(shard['original'])} images, {setting}\n")
     return 0
@@ -108,20 +108,22 @@ def draw_setting(generator: torch.Generator) -> Setting:
     )
 
 
-def invert(setting: Setting, pictures: Pictures, generator: torch.Generator) -> dict[str, Tensor]:
+def invert(
+    setting: Setting, pictures: Pictures, generator: torch.Generator, problems: int
+) -> dict[str, Tensor]:
     """Run one round; originals, victims and reconstructions of every snapshot."""
     model = build(setting, pictures, generator)
-    rows = torch.randint(len(pictures.images), (PROBLEMS,), generator=generator)
+    rows = torch.randint(len(pictures.images), (problems,), generator=generator)
     originals, labels = pictures.floats(rows), pictures.classes[rows]
     transformed = random_transform(originals, generator, share=0.5)
     victims, kept = transformed.images, transform_grade(transformed)
     observed = defend(updates(model, victims, labels, setting.batch, graph=False), setting, generator)
-    found = {"original": [], "victim": [], "reconstruction": []}
+    found: dict[str, list[Tensor]] = {"original": [], "victim": [], "reconstruction": []}
     for snapshot in optimise(model, observed, labels, setting, generator):
         for name, images in (("original", originals), ("victim", victims), ("reconstruction", snapshot)):
             found[name].append((images * 255).round().to(torch.uint8))
     shard = {name: torch.cat(parts) for name, parts in found.items()}
-    return shard | {"kept": kept.repeat(len(shard["original"]) // PROBLEMS)}
+    return shard | {"kept": kept.repeat(len(shard["original"]) // problems)}
 
 
 def build(setting: Setting, pictures: Pictures, generator: torch.Generator) -> nn.Module:
@@ -136,7 +138,8 @@ def build(setting: Setting, pictures: Pictures, generator: torch.Generator) -> n
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(setting.trained):
         rows = torch.randint(len(pictures.images), (64,), generator=generator)
-        cross_entropy(model(pictures.floats(rows)), pictures.classes[rows]).backward()
+        loss = cross_entropy(model(pictures.floats(rows)), pictures.classes[rows])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
     return model.eval().requires_grad_(False)
@@ -152,15 +155,9 @@ def small_network(classes: int, generator: torch.Generator) -> nn.Module:
         # The second layer always halves the image: unfolded patches of large maps are what costs time.
         stride = 2 if index == 1 else pick((1, 2)) if index and size > 8 else 1
         size //= stride
-        layers += [
-            nn.Conv2d(
-                before, width * (1 + index // 2), 5 if index == 0 and pick((True, False)) else 3, stride
-            )
-        ]
-        before = width * (1 + index // 2)
-        kernel = layers[-1].kernel_size[0]  # type: ignore[union-attr,index,operator]
-        layers.insert(len(layers) - 1, nn.ZeroPad2d(kernel // 2))
-        layers.append(act())
+        kernel, after = 5 if index == 0 and pick((True, False)) else 3, width * (1 + index // 2)
+        layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), act()]
+        before = after
     if size > 8 and pick((True, False)):
         layers.append(pick((nn.MaxPool2d, nn.AvgPool2d))(2))
         size //= 2
@@ -193,7 +190,8 @@ def updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int, *, gra
             bias = out.sum((2, 3))
         else:
             weight, bias = out[:, :, None] * inputs[:, None, :], out
-        found.append(torch.cat([weight.flatten(1), bias], 1).unflatten(0, (-1, batch)).mean(1))
+        rows = torch.cat([weight.flatten(1), bias], 1)
+        found.append(rows.reshape(-1, batch, rows.shape[1]).mean(1))
     return found
 
 
@@ -215,7 +213,7 @@ def optimise(
     model: nn.Module, observed: list[Tensor], labels: Tensor, setting: Setting, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Images ``(N, 3, 32, 32)`` after 8, 15, 40 ... iterations of signed Adam with step decay."""
-    shape = (PROBLEMS, 3, 32, 32)
+    shape = (len(labels), 3, 32, 32)
     if setting.start == "normal":
         guess = (0.5 + 0.25 * torch.randn(shape, generator=generator)).clamp(0, 1)
     elif setting.start == "uniform":

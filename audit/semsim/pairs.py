@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from fl_audit.semsim.transforms import luminance, random_transform
 
 SIZE = 64
 """Originals in a batch."""
+Emphasis = Literal["degradations", "transformations"]
+
 REAL_SHARE = 0.3
 """Share of the originals of a batch whose first reconstruction is real, where there are real ones."""
 
@@ -67,9 +69,21 @@ class Reconstructions:
 
 
 def batches(
-    sets: Sequence[Pictures], real: Reconstructions | None, generator: torch.Generator, size: int = SIZE
+    sets: Sequence[Pictures],
+    real: Reconstructions | None,
+    generator: torch.Generator,
+    size: int = SIZE,
+    emphasis: Emphasis = "degradations",
 ) -> Iterator[Batch]:
-    """Endless batches: each original with two reconstructions of independent strengths."""
+    """Endless batches: each original with two reconstructions of independent strengths.
+
+    Args:
+        sets: pictures, each set as likely as the others.
+        real: real reconstructions to mix in.
+        generator: CPU generator.
+        size: originals in a batch.
+        emphasis: degradations of all strengths, or lighter ones of images that were mostly transformed.
+    """
     while True:
         counts = torch.multinomial(torch.ones(len(sets)), size, replacement=True, generator=generator)
         originals = torch.cat(
@@ -81,7 +95,7 @@ def batches(
         originals = _vary(originals, generator)
         found, grades = [], []
         for _ in range(2):
-            reconstructions, seen = synthetic(originals, generator)
+            reconstructions, seen = synthetic(originals, generator, emphasis)
             found.append(reconstructions)
             grades.append(seen)
         if real is not None:
@@ -90,14 +104,20 @@ def batches(
             originals[own] = drawn.original.float() / 255
             found[0][own] = drawn.reconstruction.float() / 255
             grades[0][own] = drawn.grades()
-            found[1][own], grades[1][own] = synthetic(originals[own], generator)
+            found[1][own], grades[1][own] = synthetic(originals[own], generator, emphasis)
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 
 
-def synthetic(originals: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def synthetic(
+    originals: Tensor, generator: torch.Generator, emphasis: Emphasis = "degradations"
+) -> tuple[Tensor, Tensor]:
     """One imitated reconstruction of each original, and the oracle's grades ``(N,)``."""
-    transformed = random_transform(originals, generator)
     strength = torch.rand(len(originals), generator=generator)
+    if emphasis == "transformations":
+        transformed = random_transform(originals, generator, share=0.9, moving=0.8)
+        strength = strength**2
+    else:
+        transformed = random_transform(originals, generator)
     strength = torch.where(torch.rand(len(originals), generator=generator) < 0.08, 0.0, strength)
     spoiled = degrade(transformed.images, generator, strength)
     return spoiled, grade(transformed.images, spoiled) * transform_grade(transformed)

@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,22 +20,36 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fl_audit.core.errors import AuditError
+from fl_audit.core.files import write_text
 from fl_audit.core.images import from_pil
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
+from fl_audit.semsim.card import card
+from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import labels
-from fl_audit.semsim.pairs import SIZE, Reconstructions, batches
+from fl_audit.semsim.pairs import SIZE, Emphasis, Reconstructions, batches
 from fl_audit.semsim.pictures import Pictures, read_zip, small_uint8, split, without
-from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
+from fl_audit.semsim.train import LOSSES, Loss, Schedule, Strangers, train
 from fl_audit.semsim.weights import NAME, Weights, save
 
-STEPS = 2000
-"""Steps of the packaged weights."""
 HELD_OUT = 0.08
 """Share of the pictures, and of the shards of real reconstructions, that calibrate and measure."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: its learning rate rises and falls once; it starts from the stage before."""
+
+    steps: int
+    emphasis: Emphasis
+    strangers: Strangers
+
+
+STAGES = (Stage(2000, "degradations", "hardest"), Stage(750, "transformations", "all"))
+"""Of the packaged weights: first how much is left, then that what the client did does not matter."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Lines(Progress):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, calibrate, measure, and write the weight file and figures.json."""
+    """Train, calibrate, measure, and write the weight file with its card."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
@@ -66,18 +80,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reconstructions=options.reconstructions,
             backbone=options.backbone,
             loss=options.loss,
-            schedule=Schedule(steps=options.steps, minutes=options.minutes),
+            scale=options.scale,
+            minutes=options.minutes,
             seed=options.seed,
         )
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    notes = {"seed": str(options.seed), "steps": str(options.steps), "loss": options.loss}
-    digest = save(options.out / f"{NAME}.safetensors", weights, notes)
+    settings = {name: str(getattr(options, name)) for name in ("seed", "scale", "loss")}
+    write(options.out, weights, figures, settings, options.reconstructions is not None)
     for name, found in figures.items():
         sys.stdout.write(f"{name}: {found}\n")
-    sys.stdout.write(f"{options.out / NAME}.safetensors, SHA-256 {digest}\n")
     return 0
+
+
+def write(
+    out: Path, weights: Weights, figures: dict[str, Agreement], settings: dict[str, str], real: bool
+) -> str:
+    """Write the weight file and its card into a folder; the file's SHA-256."""
+    path = out / f"{NAME}.safetensors"
+    digest = save(path, weights, settings)
+    extra = " --reconstructions RECONSTRUCTIONS" if real else ""
+    text = card(
+        replace(weights, sha256=digest),
+        figures,
+        size=path.stat().st_size,
+        kinds=len(KINDS),
+        real="those of examples/semsim_reconstructions.py, 15% of the pairs" if real else "none",
+        stages=" and ".join(str(round(float(settings["scale"]) * stage.steps)) for stage in STAGES),
+        seed=settings["seed"],
+        command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
+        f"--seed {settings['seed']}",
+    )
+    write_text(out / "MODEL_CARD.md", text)
+    sys.stdout.write(f"{path}, SHA-256 {digest}\n")
+    return digest
 
 
 def run(
@@ -86,21 +123,29 @@ def run(
     reconstructions: Path | None = None,
     backbone: Backbone = "narrow",
     loss: Loss = "triplet",
-    schedule: Schedule | None = None,
+    scale: float = 1.0,
+    minutes: float | None = None,
     seed: int = 0,
 ) -> tuple[Weights, dict[str, Agreement]]:
     """The whole recipe; the weights and how far they agree with what was held out."""
     training, held = picture_sets(data, seed)
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
-    network = train(
-        batches(training, seen, torch_generator(seed, "pairs")),
-        backbone=backbone,
-        loss=loss,
-        schedule=schedule or Schedule(steps=STEPS),
-        seed=seed,
-        progress=Lines(),
-    )
+    network: nn.Module | None = None
+    for number, stage in enumerate(STAGES):
+        generator = torch_generator(seed, "pairs", *([number] if number else []))
+        network = train(
+            batches(training, seen, generator, emphasis=stage.emphasis),
+            backbone=backbone,
+            loss=loss,
+            schedule=Schedule(steps=max(1, round(scale * stage.steps)), minutes=minutes),
+            seed=seed,
+            start=network,
+            strangers=stage.strangers,
+            progress=Lines(),
+        )
+    if network is None:
+        raise ValueError("no stages")
     return finish(network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed)
 
 
@@ -113,7 +158,13 @@ def finish(
     seed: int,
     pairs: int = 6000,
 ) -> tuple[Weights, dict[str, Agreement]]:
-    """Calibrate on one half of the held-out pairs and measure on the other, and on judged pairs."""
+    """Calibrate on one half of the held-out pairs and measure on the other, and on judged pairs.
+
+    The network is rounded to half precision first, as the file holds it.
+    """
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.half())
     distances, answers = held_out_pairs(network, held, unseen, seed, pairs)
     half = len(distances) // 2
     calibration = fit(distances[:half], answers[:half])
@@ -190,8 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
     parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
     parser.add_argument("--loss", choices=LOSSES, default="triplet")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--minutes", type=float, help="end early after this much processor time")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps of every stage")
+    parser.add_argument("--minutes", type=float, help="end each stage after this much processor time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser

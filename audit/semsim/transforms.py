@@ -32,17 +32,20 @@ class Transformed:
     visible: Tensor
 
 
-def random_transform(images: Tensor, generator: torch.Generator, share: float = 0.7) -> Transformed:
+def random_transform(
+    images: Tensor, generator: torch.Generator, share: float = 0.7, moving: float = 0.65
+) -> Transformed:
     """Transform each image of a batch at random; ``1 - share`` of them are left as they are.
 
     Args:
         images: float32 ``(N, 3, H, W)`` in [0, 1].
         generator: CPU generator; all choices come from it.
         share: probability that an image is transformed at all.
+        moving: probability that the geometry changes where anything does; else only colours do.
     """
     n = len(images)
     touched = torch.rand(n, generator=generator) < share
-    geometric = touched & (torch.rand(n, generator=generator) < 0.65)
+    geometric = touched & (torch.rand(n, generator=generator) < moving)
     coloured = touched & (~geometric | (torch.rand(n, generator=generator) < 0.45))
     moved, visible = images.clone(), torch.ones(n)
     rows = geometric.nonzero().flatten()

@@ -1,7 +1,8 @@
 """Losses on distances of features: triplet, contrastive, classification, and ranking. Pure functions."""
 
+import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 MARGIN = 1.0
 _TINY = 1e-6
@@ -42,6 +43,26 @@ def contrastive_loss(distances: Tensor, labels: Tensor, margin: float = MARGIN) 
 def classification_loss(distances: Tensor, labels: Tensor, margin: float = MARGIN) -> Tensor:
     """Cross entropy of the label with ``margin - d`` as the logit: no triplets, each pair on its own."""
     return binary_cross_entropy_with_logits(margin - distances, labels)
+
+
+def retrieval_loss(own: Tensor, other: Tensor, grades: Tensor, sharpness: float = 3.0) -> Tensor:
+    """Whether the original can be picked out of the batch: a smooth triplet loss against all strangers.
+
+    Cross entropy of the right original under ``softmax(-sharpness * d)`` over originals, weighted by the
+    grade (Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS 2016, eq.
+    6, with distances for inner products). With two originals it is a triplet loss whose hinge is smooth.
+
+    Args:
+        own: features of the originals ``(N, F)``.
+        other: of their reconstructions ``(N, K, F)``.
+        grades: ``(N, K)`` in [0, 1].
+        sharpness: by how much a unit of distance changes the log-odds.
+    """
+    flat, weights = other.flatten(0, 1), grades.flatten()
+    between = l2(flat[:, None], own[None])
+    rows = torch.arange(len(own), device=own.device).repeat_interleave(grades.shape[1])
+    wrong = cross_entropy(-sharpness * between, rows, reduction="none") / sharpness
+    return (weights * wrong).sum() / weights.sum().clamp(min=1)
 
 
 def ranking_loss(distances: Tensor, grades: Tensor, gap: float = 0.1, margin: float = MARGIN) -> Tensor:

@@ -18,6 +18,7 @@ from fl_audit.semsim import (
     triplet_loss,
 )
 from fl_audit.semsim.evaluation import agreement, auc
+from fl_audit.semsim.triplet import retrieval_loss
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -98,3 +99,11 @@ def test_auc_equals_scikit_learns() -> None:
     found = agreement(-scores, truth.double(), Calibration(0.0, 1.0))
     assert found.auc == pytest.approx(expected)
     assert found.pairs == 200
+
+
+def test_retrieval_of_two_is_a_smooth_triplet_loss() -> None:
+    own, other = draw(2, 8), draw(2, 1, 8, seed=1)
+    d = torch.cdist(other[:, 0], own)
+    expected = [torch.nn.functional.softplus(4 * (d[i, i] - d[i, 1 - i])) / 4 for i in (0, 1)]
+    found = retrieval_loss(own, other, torch.tensor([[1.0], [0.25]], dtype=torch.float64), sharpness=4.0)
+    assert float(found) == pytest.approx(float((expected[0] + 0.25 * expected[1]) / 1.25), abs=1e-5)

@@ -1,11 +1,13 @@
 """What training is made of: transformations, degradations, the oracle's grades, and training that learns."""
 
 import itertools
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+import skimage.data
+import skimage.metrics
 import torch
-from skimage.data import lfw_subset
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from fl_audit.semsim import oracle
@@ -15,7 +17,10 @@ from fl_audit.semsim.network import distance
 from fl_audit.semsim.pairs import batches
 from fl_audit.semsim.pictures import Pictures, split, without
 from fl_audit.semsim.train import Schedule, train
-from fl_audit.semsim.transforms import Transformed, random_transform
+from fl_audit.semsim.transforms import Transformed, luminance, random_transform
+
+lfw_subset: Callable[[], np.ndarray] = skimage.data.lfw_subset
+structural_similarity: Callable[..., float] = skimage.metrics.structural_similarity
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -60,7 +65,7 @@ def test_the_grade_falls_with_strength(faces: Tensor) -> None:
 
 def test_the_grade_is_ssim_and_bands(faces: Tensor) -> None:
     spoiled = degrade(faces, rng(), torch.full((64,), 0.5))
-    x, y = (oracle.luminance(images)[:8, 0].double().numpy() for images in (faces, spoiled))
+    x, y = (luminance(images)[:8, 0].double().numpy() for images in (faces, spoiled))
     expected = [
         structural_similarity(a, b, data_range=1.0, win_size=7, use_sample_covariance=False)
         for a, b in zip(x, y, strict=True)

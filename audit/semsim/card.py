@@ -1,0 +1,55 @@
+"""The model card of a weight file, written by the recipe so that its figures are those of the file."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+from fl_audit.semsim.evaluation import Agreement
+from fl_audit.semsim.weights import NAME, Weights
+
+
+def card(
+    weights: Weights,
+    figures: Mapping[str, Agreement],
+    *,
+    size: int,
+    kinds: int,
+    real: str,
+    stages: str,
+    seed: str,
+    command: str,
+) -> str:
+    """The card in Markdown.
+
+    Args:
+        weights: saved ones, with their hash.
+        figures: agreement by name of the labels.
+        size: bytes of the file.
+        kinds: how many degradations training drew from.
+        real: which real reconstructions took part, in words.
+        stages: steps of each stage, in words.
+        seed: of everything drawn.
+        command: how to repeat it.
+    """
+    calibration = weights.calibration
+    rows = [
+        f"| {name} | {found.pairs} | {found.spearman:.3f} | {found.kendall:.3f} | {found.auc:.4f} "
+        f"| {found.ece:.3f} |"
+        for name, found in figures.items()
+    ]
+    template = files("fl_audit.semsim").joinpath("templates", "card.md").read_text(encoding="utf-8")
+    return template.format(
+        name=NAME,
+        size=size,
+        sha256=weights.sha256,
+        backbone=weights.backbone,
+        parameters=sum(parameter.numel() for parameter in weights.network.parameters()),
+        slope=calibration.slope,
+        intercept=calibration.intercept,
+        border=calibration.intercept / calibration.slope,
+        kinds=kinds,
+        real=real,
+        figures="\n".join(rows),
+        command=command,
+        stages=stages,
+        seed=seed,
+    )
