@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fl_audit.attacks.bn_statistics import Source, Statistics, batch_norms, moments, statistics
 from fl_audit.attacks.priors import Penalty
-from fl_audit.attacks.problem import Problem
+from fl_audit.attacks.problem import AttackFailed, Problem
 
 TINY = 1e-12
 """Keeps the slope of a norm finite where it is zero."""
@@ -29,14 +29,18 @@ class BatchNormPrior:
     Attributes:
         weight: factor.
         source: where the statistics come from.
+        needed: whether a client without them is an error; else it is noted, and its rows have distance 0.
     """
 
     weight: float
     source: Source
+    needed: bool = True
 
     def bind(self, problems: Sequence[Problem], restarts: int) -> Penalty:
         """See `Prior`."""
-        found = [statistics(problem, self.source) for problem in problems]
+        found = [self._statistics(problem) for problem in problems]
+        if not any(found):
+            return lambda images: 0 * images.flatten(1).sum(1)
         model, layers = _instrumented(problems[0], found, restarts)
 
         def penalty(images: Tensor) -> Tensor:
@@ -47,6 +51,15 @@ class BatchNormPrior:
             return self.weight * torch.stack(distances).mean(0)
 
         return penalty
+
+    def _statistics(self, problem: Problem) -> dict[str, Statistics]:
+        try:
+            return statistics(problem, self.source)
+        except AttackFailed as error:
+            if self.needed:
+                raise
+            problem.notes.append(f"batch-norm statistics are not used: {error}")
+            return {}
 
 
 class _Matching(nn.Module):
@@ -77,6 +90,7 @@ class _Matching(nn.Module):
         self.mean = rows([one.mean for one in known])
         self.variance = rows([one.variance for one in known])
         self.known = rows([one.known.float() for one in known])
+        self.counts = self.known.any(1).float()
         self.shares = rows([torch.tensor(one.weights, device=one.mean.device) for one in known])
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -86,11 +100,9 @@ class _Matching(nn.Module):
         shares = self.shares[..., None]
         mean = (means.view(rows, groups, channels) * shares).sum(1)
         variance = (variances.view(rows, groups, channels) * shares).sum(1)
-        deviation = self.variance.sqrt() * self.known
-        self.distances.append(
-            _norm((mean - self.mean) * self.known) / _norm(deviation)
-            + _norm((variance - self.variance) * self.known) / _norm(self.variance * self.known)
-        )
+        means_apart = _norm((mean - self.mean) * self.known) / _norm(self.variance.sqrt() * self.known)
+        variances_apart = _norm((variance - self.variance) * self.known) / _norm(self.variance * self.known)
+        self.distances.append((means_apart + variances_apart) * self.counts)
         return self._normalised(inputs, rows)
 
     def _normalised(self, inputs: Tensor, rows: int) -> Tensor:
@@ -115,12 +127,21 @@ def _instrumented(
     model = copy.deepcopy(problem.model).requires_grad_(False)
     layers = []
     for name, layer in batch_norms(model).items():
-        known = [one[name] for one in found]
-        apart = len(known[0].weights) > 1
-        matching = _Matching(layer, known, restarts, problem.step_sizes if apart else (problem.num_images,))
+        known = [one.get(name) or _unknown(layer, problem.device) for one in found]
+        steps = len(problem.step_sizes)
+        if steps > 1 and all(len(one.weights) == steps for one in known):
+            matching = _Matching(layer, known, restarts, problem.step_sizes)
+        else:
+            known = [replace(one, weights=(1.0,)) for one in known]
+            matching = _Matching(layer, known, restarts, (problem.num_images,))
         model.set_submodule(name, matching)
         layers.append(matching)
     return model, layers
+
+
+def _unknown(layer: nn.modules.batchnorm._BatchNorm, device: torch.device) -> Statistics:
+    mean = torch.zeros(layer.num_features, device=device)
+    return Statistics(mean, torch.ones_like(mean), torch.zeros_like(mean, dtype=torch.bool))
 
 
 def _norm(values: Tensor) -> Tensor:

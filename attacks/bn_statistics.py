@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fl_audit.attacks.problem import AttackFailed, Problem
 
-Source = Literal["granted", "inferred", "running", "surrogate"]
+Source = Literal["best", "granted", "inferred", "running", "surrogate"]
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -46,7 +46,7 @@ def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
 
 
 def statistics(problem: Problem, source: Source) -> dict[str, Statistics]:
-    """Statistics from ``source`` by name of the layer.
+    """Statistics from ``source`` by name of the layer; ``best``: from `best_source`.
 
     Raises:
         AttackFailed: the model has no batch norm, or the source has nothing on it; the message says what.
@@ -54,6 +54,8 @@ def statistics(problem: Problem, source: Source) -> dict[str, Statistics]:
     layers = batch_norms(problem.model)
     if not layers:
         raise AttackFailed("the model has no batch norm")
+    if source == "best":
+        return statistics(problem, best_source(problem))
     if source == "granted":
         return _granted(problem, layers)
     if source == "surrogate":

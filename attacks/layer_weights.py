@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_audit.attacks.objectives import Objective, cosine_distance
+from fl_audit.attacks.objectives import TINY, Objective, cosine_distance
 
 Depth = Literal["equal", "linear", "exponential"]
 
@@ -58,6 +58,30 @@ class Balanced:
         )
 
 
+@dataclass(frozen=True)
+class LayerDistance:
+    """Sum of the tensors' Euclidean distances, which are not squared, relative to the observed norms.
+
+    Yin et al., "See through Gradients", CVPR 2021, https://arxiv.org/abs/2104.07586, equation 2. Differs in:
+    both updates have their norms divided out, so that their scale need not be known.
+    """
+
+    def __call__(self, simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """See `Objective`."""
+        return layer_distance(simulated, observed)
+
+
+def layer_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """``sum_l |s_l / |s| - o_l / |o|| / sum_l |o_l / |o||``, ``(R,)``; 0 where s is o times a factor."""
+    rows = any(o.ndim == s.ndim for s, o in zip(simulated, observed, strict=True))
+    own = torch.stack([_norms(s, rows=True).square() for s in simulated]).sum(0).sqrt()
+    sizes = torch.stack([_norms(o, rows=rows) for o in observed])
+    theirs = sizes.square().sum(0).sqrt()
+    pairs = zip(simulated, observed, strict=True)
+    parts = [_norms(_times(s, 1 / own) - _times(o, 1 / theirs), rows=True) for s, o in pairs]
+    return torch.stack(parts).sum(0) * theirs / sizes.sum(0)
+
+
 def layer_cosine(simulated: Sequence[Tensor], observed: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """``sum_l w_l (1 - cos(s_l, o_l)) / sum_l w_l``, ``(R,)`` in [0, 2]."""
     distances = [
@@ -80,9 +104,14 @@ def depth_weights(kind: Depth, count: int) -> list[float]:
 
 def _factor(observed: Tensor, power: float, *, rows: bool) -> Tensor:
     """``|o|^-power`` as a scalar, or ``(R,)`` for each row; 0 for a tensor of zeros."""
-    norm = observed.reshape(len(observed) if rows else 1, -1).square().sum(1).sqrt()
-    factor = torch.where(norm > 0, norm.clamp(min=1e-30) ** -power, 0)
-    return factor if rows else factor[0]
+    norm = _norms(observed, rows=rows)
+    return torch.where(norm > 2 * math.sqrt(TINY), norm**-power, 0)
+
+
+def _norms(values: Tensor, *, rows: bool) -> Tensor:
+    """Euclidean norm, a scalar or ``(R,)``; ``TINY`` keeps the slope finite where it is zero."""
+    squares = values.square()
+    return ((squares.reshape(len(values), -1).sum(1) if rows else squares.sum()) + TINY).sqrt()
 
 
 def _times(values: Tensor, factor: Tensor) -> Tensor:

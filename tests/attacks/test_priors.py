@@ -317,6 +317,25 @@ def test_the_best_source_is_found_and_a_model_without_batch_norm_has_none(deep: 
         best_source(problem_of(make_case("small")))
 
 
+def test_a_client_without_statistics_is_noted_and_pays_nothing(deep: Callable[..., Case]) -> None:
+    case = deep(labels=(0, 1, 1), training=TRAINED)
+    problems = [problem_of(case), problem_of(without_buffers(case))]
+    images = random(4, *case.images.shape).float()
+    with pytest.raises(AttackFailed, match="do not send"):
+        BatchNormPrior(1.0, "inferred").bind(problems, 2)
+    values = BatchNormPrior(1.0, "best", needed=False).bind(problems, 2)(images)
+    alone = BatchNormPrior(1.0, "best").bind(problems[:1], 2)(images[:2])
+    assert torch.allclose(values[:2], alone)
+    assert values[2:].tolist() == [0.0, 0.0]
+    assert any("batch-norm statistics are not used: " in note for note in problems[1].notes)
+    assert not any("batch-norm" in note for note in problems[0].notes)
+    none = problem_of(make_case("small", labels=(0, 1, 1)))
+    nothing = BatchNormPrior(1.0, "best", needed=False).bind([none], 4)(images.requires_grad_())
+    assert nothing.tolist() == [0.0] * 4
+    assert not bool(torch.autograd.grad(nothing.sum(), images)[0].any())
+    assert any("the model has no batch norm" in note for note in none.notes)
+
+
 def test_pruned_statistics_are_left_out(deep: Callable[..., Case]) -> None:
     case = deep(labels=(0, 1, 1), training=TRAINED)
     kept = {**case.update.received, "1.running_mean": case.update.received["1.running_mean"].clone()}

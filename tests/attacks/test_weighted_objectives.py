@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fl_audit.attacks.known_entries import KnownEntries, looks_sparsified
-from fl_audit.attacks.layer_weights import Balanced, Depth, LayerCosine, depth_weights
+from fl_audit.attacks.layer_weights import Balanced, Depth, LayerCosine, LayerDistance, depth_weights
 from fl_audit.attacks.objectives import Cosine, FittedSquaredError, Objective, SquaredError
 from fl_audit.core.seeding import seeded_globals
 
@@ -22,6 +22,7 @@ OBJECTIVES: dict[str, Objective] = {
     "squared error": SquaredError(),
     "fitted": FittedSquaredError(),
     "layer cosine": LayerCosine("linear"),
+    "layer distance": LayerDistance(),
     "balanced": Balanced(Cosine(), 0.5),
     "balanced squares": Balanced(SquaredError(), 0.25),
     "known entries": KnownEntries(Cosine()),
@@ -90,6 +91,20 @@ def test_balanced_scales_each_tensor_by_its_observed_norm(seed: int, power: floa
         for parts in (simulated, observed)
     )
     assert float(Balanced(Cosine(), power)(simulated, observed)) == pytest.approx(1 - cosine(s, o), abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1.0, 7.0]))
+def test_layer_distance_sums_distances_of_unit_updates(seed: int, scale: float) -> None:
+    simulated, observed = tensors(seed, 1), tensors(seed + 1)
+    size, seen = math.hypot(*flat(simulated)), math.hypot(*flat(observed))
+    apart = [
+        math.dist([a / size for a in flat([s])], [b / seen for b in flat([o])])
+        for s, o in zip(simulated, observed, strict=True)
+    ]
+    expected = sum(apart) / sum(math.hypot(*flat([o])) / seen for o in observed)
+    found = LayerDistance()([scale * s for s in simulated], observed)
+    assert float(found) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_tensor_of_zeros_has_no_say() -> None:
