@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fl_audit.attacks import Attack
+from fl_audit.attacks import Attack, Task
 from fl_audit.cli.main import _run
 from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import AuditError
 from fl_audit.core.progress import Progress
-from fl_audit.core.types import CaptureKey, Knowledge, Reconstruction, Update
+from fl_audit.core.types import CaptureKey, Reconstruction
 from fl_audit.metrics import THRESHOLD
 from fl_audit.reports.schema import read_findings, read_summary
 from fl_audit.run.attack_stage import attack_captures
@@ -115,6 +116,7 @@ def test_the_same_seed_gives_the_same_findings(finished: RunFolder, tmp_path: Pa
 
 WITHOUT_FLOWER = """
 import sys
+from collections.abc import Sequence
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -154,18 +156,19 @@ def test_no_attack_input_contains_the_truth(
     seen: list[torch.Tensor] = []
 
     def spy(
-        self: Attack, update: Update, knowledge: Knowledge, *, seed: int, device: object, progress: object
-    ) -> Reconstruction:
-        seen.extend([*update.sent.values(), *update.received.values()])
-        assert knowledge.model is not None
-        seen.extend([*knowledge.model.state_dict().values(), *knowledge.model.buffers()])
-        granted = [knowledge.labels, knowledge.surrogate, knowledge.batch_norm]
-        seen.extend(value for value in granted if isinstance(value, torch.Tensor))
-        return Reconstruction("failed", reason="a spy does not attack")
+        self: Attack, tasks: Sequence[Task], *, device: object, progress: object, budget: object
+    ) -> list[Reconstruction]:
+        for task in tasks:
+            seen.extend([*task.update.sent.values(), *task.update.received.values()])
+            assert task.knowledge.model is not None
+            seen.extend([*task.knowledge.model.state_dict().values(), *task.knowledge.model.buffers()])
+            granted = [task.knowledge.labels, task.knowledge.surrogate, task.knowledge.batch_norm]
+            seen.extend(value for value in granted if isinstance(value, torch.Tensor))
+        return [Reconstruction("failed", reason="a spy does not attack")] * len(tasks)
 
     opened: list[str] = []
     watching = [True]  # an audit hook cannot be taken away again
-    monkeypatch.setattr(Attack, "run", spy)
+    monkeypatch.setattr(Attack, "run_together", spy)
     sys.addaudithook(
         lambda event, values: opened.append(str(values[0])) if event == "open" and watching else None
     )
