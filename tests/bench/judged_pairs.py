@@ -80,7 +80,7 @@ def report(part: str, pairs: Part) -> str:
         f"  {rule.name}: agrees on {agree:.1%} of {int(clear.sum())} pairs judged 1 or 0 "
         f"(missed {int(missed)} of {int((judged == 1).sum())} recognisable, {int(alarms)} false alarms of "
         f"{int((judged == 0).sum())}); half-recognised pairs "
-        f" called recognisable: {int((verdict & ~clear).sum())} of {int((~clear).sum())}"
+        f"called recognisable: {int((verdict & ~clear).sum())} of {int((~clear).sum())}"
     )
     return "\n".join(lines) + "\n"
 
