@@ -152,7 +152,7 @@ def verdicts(attempts: Sequence[Attempt]) -> str:
                 row = max((row for row in own if row.attempts[0].labels == labels), key=_finite_psnr)
                 lines.append(
                     f"  labels {labels}: none of ours reaches that. The best, {row.spec}, has {row.psnr:.2f} "
-                    f"dB after {row.seconds:.1f} s; breaching's iterate passes what ours has on the same update "
+                    f"dB after {row.seconds:.1f} s; breaching's iterate passes ours of the same update "
                     f"after {_passes(theirs, row):.1f} s (mean; nan: not on each)."
                 )
                 continue
