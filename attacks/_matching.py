@@ -7,28 +7,38 @@ from torch import Tensor, nn
 
 from fl_audit.core.errors import ConfigError
 
+RECORD = "/"
+"""What separates the name of a further record from that of its array; no parameter's name has it."""
 
-def match_arrays(sent: Mapping[str, Tensor], model: nn.Module) -> dict[str, str]:
+
+def match_arrays(sent: Mapping[str, Tensor], model: nn.Module, notes: list[str]) -> dict[str, str]:
     """Map names of the model's state dict to names in the update.
 
     Apps send their arrays under any name: Flower's own numpy helpers number them. So arrays are matched
     by name where every name fits, else in order, against the whole state dict, the state dict without
-    batch-norm counters, or the parameters alone.
+    batch-norm counters, or the parameters alone. Parameters that the model does not train need not travel,
+    and arrays of further records (``record/name``), e.g. control variates, are no part of the model.
 
     Args:
         sent: arrays of the update, in the order sent.
         model: the architecture granted.
+        notes: gets a sentence for each thing left out.
 
     Returns:
-        State-dict name to update name; every parameter is in it.
+        State-dict name to update name; every trainable parameter is in it.
 
     Raises:
         ConfigError: the arrays are not those of this architecture.
     """
     state = model.state_dict()
+    aside = [name for name in sent if RECORD in name]
+    if aside and len(aside) < len(sent):
+        notes.append(f"left out, since they came in a record of their own: {', '.join(aside[:5])}")
+        sent = {name: value for name, value in sent.items() if RECORD not in name}
     parameters = [name for name, _ in model.named_parameters()]
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if all(name in sent for name in parameters) and all(name in state for name in sent):
+    if trainable and all(name in sent for name in trainable) and all(name in state for name in sent):
         wrong = [name for name in sent if tuple(sent[name].shape) != shapes[name]]
         if wrong:
             name = wrong[0]
@@ -36,6 +46,11 @@ def match_arrays(sent: Mapping[str, Tensor], model: nn.Module) -> dict[str, str]
                 f"the update does not fit the model granted to the attacker: array {name!r} has shape "
                 f"{tuple(sent[name].shape)}, the model's has {shapes[name]}. Is model, image shape or "
                 "class count another than the clients use?"
+            )
+        frozen = [name for name in parameters if name not in sent]
+        if frozen:
+            notes.append(
+                "did not travel, so that the values of the model granted are taken: " + ", ".join(frozen[:5])
             )
         return {name: name for name in state if name in sent}
     counted = [name for name in state if state[name].dtype.is_floating_point]
@@ -50,12 +65,12 @@ def match_arrays(sent: Mapping[str, Tensor], model: nn.Module) -> dict[str, str]
     )
 
 
-def load_sent(model: nn.Module, sent: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
-    """Load the weights sent into ``model`` in place; what was not sent keeps its value."""
+def load_sent(model: nn.Module, sent: Mapping[str, Tensor]) -> None:
+    """Load the weights sent, by state-dict name, into ``model`` in place; the rest keeps its value."""
     with torch.no_grad():
         state = model.state_dict()
-        for name, theirs in names.items():
-            state[name].copy_(sent[theirs])
+        for name, value in sent.items():
+            state[name].copy_(value)
 
 
 def _preview(arrays: Mapping[str, Tensor]) -> str:

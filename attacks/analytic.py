@@ -105,20 +105,39 @@ def first_layer(problem: Problem) -> FirstLayer:
             f"{label} does not see the image: its input has shape {tuple(seen.shape[1:])}, the image "
             f"{shape}. Other layers, e.g. convolutions, come before it"
         )
-    pixels, seen = probes.flatten(1).double(), seen.flatten(1).double()
-    offset, scale = seen[0], seen[1] - seen[0]
-    deviation = (seen[2:] - (pixels[2:] * scale + offset)).abs().max()
-    if float(deviation) > 1e-4 * float(seen.abs().max() + 1) or bool((scale.abs() < 1e-8).any()):
+    pixels = per_pixel(probes, seen)
+    if pixels is None:
         raise AttackFailed(
             f"{label} does not see the image pixel by pixel: what comes before it is no per-pixel "
             "normalisation"
         )
+    scale, offset = pixels
     weight, bias = f"{name}.weight".lstrip("."), f"{name}.bias".lstrip(".")
     if module.bias is None:
         raise AttackFailed(f"{label} has no bias: its input is known only up to a factor")
     if weight not in problem.observed or bias not in problem.observed:
         raise AttackFailed(f"{label} was not trained: its weight or bias did not move")
     return FirstLayer(weight, bias, scale, offset)
+
+
+def per_pixel(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Scale and offset, ``(D,)`` float64, that map each pixel of an image to one value of ``seen``.
+
+    Args:
+        images: ``(N, C, H, W)``: a black one, a white one, then random ones that test the map.
+        seen: what became of them, ``(N, ...)``.
+
+    Returns:
+        None if there is no such map, or if it loses a pixel.
+    """
+    pixels, values = images.flatten(1).double(), seen.flatten(1).double()
+    if values.shape != pixels.shape:
+        return None
+    offset, scale = values[0], values[1] - values[0]
+    deviation = (values[2:] - (pixels[2:] * scale + offset)).abs().max()
+    if float(deviation) > 1e-4 * float(values.abs().max() + 1) or bool((scale.abs() < 1e-8).any()):
+        return None
+    return scale, offset
 
 
 def single_input(weight: Tensor, bias: Tensor) -> Tensor:

@@ -6,23 +6,38 @@ from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.analytic import Analytic
 from fl_audit.attacks.base import Attack
 from fl_audit.attacks.dlg import DeepLeakage
 from fl_audit.attacks.inverting_gradients import InvertingGradients
-from fl_audit.attacks.objectives import cosine_distance
+from fl_audit.attacks.labels import Labels, find_labels
+from fl_audit.attacks.loop import optimise
+from fl_audit.attacks.objectives import cosine_distance, fitted_squared_error
 from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.priors import total_variation
 from fl_audit.attacks.problem import AttackFailed, Problem
+from fl_audit.attacks.r_gap import RGap
 from fl_audit.attacks.rows import SMALL_MODEL
 from fl_audit.attacks.simulation import simulate
+from fl_audit.attacks.starts import Given
 from fl_audit.core.types import Reconstruction
 
 EXACT = 1e-3
 """Share of a layer's gradient, by norm, that exact images may leave unexplained: rounding, nothing else."""
+
+SOLVED = 1e-6
+"""Relative squared error of the update at which a closed form needs no refinement."""
+
+WORTH_A_START = 0.1
+"""Relative squared error of the update up to which a closed form is a better start than noise."""
+
+FIRST_LAYER: tuple[tuple[Attack, str], ...] = (
+    (Analytic(), "the first layer is linear and its input explains its gradient"),
+)
+"""Closed forms on a first linear layer, the cheapest first, and why one was chosen."""
 
 KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.MaxPool2d, nn.Hardtanh)
 """Layers whose second derivatives vanish or jump, where L-BFGS on the squared error gets stuck."""
@@ -33,10 +48,10 @@ class Auto(Attack):
     """The attack an informed attacker would choose, from architecture, batch size, local steps and knowledge.
 
     First what is exact and cheap: where the first layer is linear and sees the pixels, `analytic` and, for
-    several images, `spear`; an exact solution that explains the gradient ends the search. Then
-    optimisation: `dlg` on small smooth networks, whose solution is accepted where it reproduces the
-    update, else `inverting-gradients`, on a network with batch norm and several images
-    `see-through-gradients`. Every finding says what was chosen and why.
+    several images, `spear`; for one image on a small chain of layers `r-gap`, from whose image `dlg` goes on.
+    A solution that explains the update ends the search. Then optimisation: `dlg` on small smooth networks,
+    whose solution is accepted where it reproduces the update, else `inverting-gradients`. Every finding says
+    what was chosen and why.
 
     Sources: those of the attacks it chooses from. Systematic comparisons of which attack works where: Huang
     et al., "Evaluating Gradient Inversion Attacks and Defenses in Federated Learning", NeurIPS 2021,
@@ -63,7 +78,7 @@ class Auto(Attack):
     def _reconstruct_all(self, problems: Sequence[Problem]) -> list[Reconstruction]:
         results: dict[int, Reconstruction] = {}
         for place, problem in enumerate(problems):
-            found = self._exact(problem)
+            found = self._exact(problem) or self._peeled(problem)
             if found is not None:
                 results[place] = found
         smooth = [p for p in range(len(problems)) if p not in results and small_and_smooth(problems[p].model)]
@@ -85,16 +100,37 @@ class Auto(Attack):
         """The images themselves, where a closed form explains the whole gradient of the first layer."""
         if len(problem.step_sizes) > 1:
             return None
-        said = len(problem.notes)
+        for attack, why in FIRST_LAYER:
+            if attack.max_images is None or problem.num_images <= attack.max_images:
+                result = _tried(attack, problem)
+                if result is not None and result.objective <= EXACT:
+                    return _chosen(result, attack.name, why)
+        return None
+
+    def _peeled(self, problem: Problem) -> Reconstruction | None:
+        """One image, layer by layer, and from there to the precision of the update."""
+        if problem.num_images > 1 or len(problem.step_sizes) > 1 or _weights(problem) > SMALL_MODEL:
+            return None
+        result = _tried(RGap(), problem)
+        if result is None or result.images is None:
+            return None
+        labels = find_labels(problem)
+        misfit = misfit_of(problem, labels, result.images)
+        why = "one image, and every layer can be undone"
+        if misfit <= SOLVED:
+            return _chosen(replace(result, objective=misfit), "r-gap", why)
+        if misfit > WORTH_A_START:
+            return None
+        start = Given(result.images)
         try:
-            result = Analytic()._reconstruct(problem)
+            outcome = optimise(
+                problem, labels, replace(DeepLeakage()._parts(problem), start=start, restarts=1)
+            )
         except AttackFailed:
-            del problem.notes[said:]
             return None
-        if result.status != "done" or not result.objective <= EXACT:
-            del problem.notes[said:]
+        if outcome.total > DeepLeakage().success:
             return None
-        return _chosen(result, "analytic", "the first layer is linear and its input explains its gradient")
+        return _chosen(outcome.reconstruction(labels), "r-gap", f"{why}; dlg went on from there")
 
     def _optimised(
         self, attack: OptimisationAttack, problems: Sequence[Problem], places: Sequence[int], share: float
@@ -114,9 +150,12 @@ def small_and_smooth(model: nn.Module) -> bool:
     return not any(isinstance(module, KINKED) for module in model.modules())
 
 
-def _solved(result: Reconstruction) -> bool:
-    """Whether an exact attack succeeded, or `dlg` reproduced the update."""
-    return result.status == "done" and result.objective <= max(EXACT, DeepLeakage().success)
+def misfit_of(problem: Problem, labels: Labels, images: Tensor) -> float:
+    """Relative squared error of the update simulated for ``images``, with the best factor; inf if NaN."""
+    simulated = simulate(problem, images.to(problem.device).float().clamp(0, 1), labels.values)
+    error = fitted_squared_error([v[None] for v in simulated.values()], list(problem.observed.values()))
+    value = float(error.detach())
+    return value if math.isfinite(value) else math.inf
 
 
 def total_of(problem: Problem, result: Reconstruction, tv: float) -> float:
@@ -132,6 +171,28 @@ def total_of(problem: Problem, result: Reconstruction, tv: float) -> float:
     distance = cosine_distance([value[None] for value in simulated.values()], list(problem.observed.values()))
     total = float(distance.detach() + tv * total_variation(images[None]))
     return total if math.isfinite(total) else math.inf
+
+
+def _tried(attack: Attack, problem: Problem) -> Reconstruction | None:
+    """What a closed form makes of the problem, or None; its notes stay only if it worked."""
+    said = len(problem.notes)
+    try:
+        result = attack._reconstruct(problem)
+    except AttackFailed:
+        result = None
+    if result is None or result.status != "done":
+        del problem.notes[said:]
+        return None
+    return result
+
+
+def _solved(result: Reconstruction) -> bool:
+    """Whether an exact attack succeeded, or `dlg` reproduced the update."""
+    return result.status == "done" and result.objective <= max(EXACT, DeepLeakage().success)
+
+
+def _weights(problem: Problem) -> int:
+    return sum(value.numel() for value in problem.parameters.values())
 
 
 def _chosen(result: Reconstruction, name: str, why: str) -> Reconstruction:

@@ -191,6 +191,10 @@ def _alike(one: Problem, other: Problem) -> bool:
         and one.training == other.training
         and one.shape == other.shape
         and one.exact_scale == other.exact_scale
+        and one.proximal == other.proximal
+        and one.loss == other.loss
+        and (one.uses is None) == (other.uses is None)
+        and (one.uses is None or other.uses is None or torch.equal(one.uses, other.uses))
         and list(one.observed) == list(other.observed)
         and list(one.constants) == list(other.constants)
         and [m.training for m in one.model.modules()] == [m.training for m in other.model.modules()]

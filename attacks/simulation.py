@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad
-from torch.nn.functional import cross_entropy
+from torch.func import grad
 
 from fl_audit.attacks.problem import AttackFailed, Named, Problem
+from fl_audit.attacks.unroll import unroll
 
 Gradient = Callable[[Problem, Named, Tensor, Tensor], Named]
 """Gradient of the loss by parameter name, for parameters, images and labels."""
@@ -16,36 +16,25 @@ Gradient = Callable[[Problem, Named, Tensor, Tensor], Named]
 def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Gradient | None = None) -> Named:
     """Simulate the local training on ``images`` and return what `Problem.observed` should be.
 
-    One step gives the gradient of the mean cross-entropy; several steps unroll SGD with momentum and
-    weight decay as `torch.optim.SGD` does it (no dampening, no Nesterov) and give ``start - end``.
+    One step of SGD gives the gradient of the loss; everything else unrolls the client's optimiser and gives
+    ``start - end``.
 
     Args:
         problem: the problem.
-        images: ``(N, C, H, W)`` in order of use.
+        images: ``(N, C, H, W)`` in order of first use.
         labels: int64 ``(N,)``.
-        gradient: how to differentiate; the default is autograd's tape.
+        gradient: how to differentiate; the default is autograd's tape, `functional_gradient` is for
+            `torch.func.vmap`.
 
     Returns:
-        By parameter name; differentiable in ``images``.
+        By parameter name; differentiable once in ``images``.
     """
-    sizes = problem.step_sizes
-    gradient = gradient or taped_gradient
-    start = problem.parameters
-    if len(sizes) == 1:
-        return gradient(problem, start, images, labels)
-    training = problem.training
-    if training is None:
-        raise ValueError("several steps cannot be simulated without the training details")
-    current, buffers = start, dict[str, Tensor]()
-    for part, marks in zip(torch.split(images, list(sizes)), torch.split(labels, list(sizes)), strict=True):
-        step = gradient(problem, current, part, marks)
-        if training.weight_decay:
-            step = {name: g + training.weight_decay * current[name] for name, g in step.items()}
-        if training.momentum:
-            step = {name: training.momentum * buffers[name] + g if buffers else g for name, g in step.items()}
-            buffers = step
-        current = {name: value - training.learning_rate * step[name] for name, value in current.items()}
-    return {name: start[name] - current[name] for name in start}
+    if problem.uses is not None:
+        images, labels = images[problem.uses], labels[problem.uses]
+    if problem.is_gradient:
+        return (gradient or taped_gradient)(problem, problem.parameters, images, labels)
+    plan = problem.unrolling(functional=gradient is functional_gradient)
+    return unroll(plan, images, labels)
 
 
 def check_differentiable(problem: Problem, labels: Tensor) -> None:
@@ -63,12 +52,6 @@ def check_differentiable(problem: Problem, labels: Tensor) -> None:
         raise AttackFailed("the model has no differentiable path: its gradient does not depend on the image")
 
 
-def _loss(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the model at ``parameters``."""
-    logits: Tensor = functional_call(problem.model, {**problem.constants, **parameters}, (images,))
-    return cross_entropy(logits, labels)
-
-
 def taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
     """Gradient of the loss by autograd; parameters that play no part get zeros."""
     parameters = {
@@ -76,7 +59,7 @@ def taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels: 
         for name, value in parameters.items()
     }
     gradients = torch.autograd.grad(
-        _loss(problem, parameters, images, labels),
+        problem.loss_at(parameters, images, labels),
         list(parameters.values()),
         create_graph=True,
         allow_unused=True,
@@ -87,5 +70,5 @@ def taped_gradient(problem: Problem, parameters: Named, images: Tensor, labels: 
 
 def functional_gradient(problem: Problem, parameters: Named, images: Tensor, labels: Tensor) -> Named:
     """The same under `torch.func`, for use inside vmap."""
-    gradients: Named = grad(lambda values: _loss(problem, values, images, labels))(parameters)
+    gradients: Named = grad(lambda values: problem.loss_at(values, images, labels))(parameters)
     return gradients

@@ -27,6 +27,9 @@ Security 2025; each level includes the ones before it."""
 
 Scalar = bool | int | float | str
 
+Sends = Literal["weights", "delta", "gradient"]
+"""What clients send back: their whole model, its change, or a gradient."""
+
 
 @dataclass(frozen=True)
 class CaptureKey:
@@ -163,6 +166,7 @@ class Knowledge:
         labels: true labels in order of use, int64 ``(N,)``; granted apart from the level.
         batch_norm: batch-norm statistics of the client's data by module name (level E).
         surrogate: images of a like distribution, float32 ``(M, C, H, W)`` in [0, 1] (level D).
+        sends: what clients send back; None: told from the magnitudes. No level withholds it.
     """
 
     level: ThreatLevel = "B"
@@ -174,6 +178,7 @@ class Knowledge:
     labels: Tensor | None = None
     batch_norm: Mapping[str, tuple[Tensor, Tensor]] | None = None
     surrogate: Tensor | None = None
+    sends: Sends | None = None
 
     def granted(self) -> frozenset[str]:
         """Names of the fields that are granted."""

@@ -93,10 +93,13 @@ def make_case(
     metrics: Mapping[str, int] | None = None,
     seed: int = 0,
     data_seed: int | None = None,
+    order: tuple[int, ...] | None = None,
+    proximal: float = 0.0,
 ) -> Case:
-    """Train a client with `torch.optim.SGD` for real and capture its update.
+    """Train a client with `torch.optim` for real and capture its update.
 
-    Clients with one ``seed`` share the model; ``data_seed`` gives each its own images.
+    Clients with one ``seed`` share the model; ``data_seed`` gives each its own images. ``order`` lists the
+    image of each use where images are used more than once; ``labels`` are the images'.
     """
     details = training or TrainingDetails(batch_size=len(labels))
     generator = torch_generator(seed if data_seed is None else data_seed, "images")
@@ -107,13 +110,14 @@ def make_case(
         architecture = NETS[net](shape, classes)
     target = torch.tensor(labels)
     sent = snapshot(client)
-    train(client, images, target, details)
+    used = list(range(len(labels)) if order is None else order)
+    train(client, images[used], target[used], details, proximal)
     update = Update(
         CaptureKey("none", 1, 0),
         7,
         sent,
         snapshot(client),
-        {},
+        {"proximal-mu": proximal} if proximal else {},
         {"num-examples": len(labels)} if metrics is None else metrics,
     )
     knowledge = Knowledge(
@@ -123,26 +127,49 @@ def make_case(
         num_classes=classes,
         image_shape=shape,
         training=details if grant_training else None,
-        labels=target if grant_labels else None,
+        labels=target[used] if grant_labels else None,
     )
     return Case(update, knowledge, images, target)
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, details: TrainingDetails) -> None:
+def train(
+    model: nn.Module, images: Tensor, labels: Tensor, details: TrainingDetails, proximal: float = 0.0
+) -> None:
     """The local training as PyTorch does it: the oracle of the unrolled simulation."""
     model.train(details.train_mode)
-    optimiser = torch.optim.SGD(
+    optimiser = torch_optimiser(model, details)
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    steps = zip(torch.split(images, details.batch_size), torch.split(labels, details.batch_size), strict=True)
+    for number, (part, marks) in enumerate(steps):
+        if details.learning_rates is not None:
+            optimiser.param_groups[0]["lr"] = details.learning_rates[number]
+        loss = cross_entropy(model(part), marks)
+        for parameter, origin in zip(model.parameters(), start, strict=True):
+            loss = loss + proximal / 2 * (parameter - origin).square().sum()
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+
+
+def torch_optimiser(model: nn.Module, details: TrainingDetails) -> torch.optim.Optimizer:
+    """The optimiser of PyTorch that the details describe."""
+    if details.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=details.learning_rate,
+            momentum=details.momentum,
+            dampening=details.dampening,
+            weight_decay=details.weight_decay,
+            nesterov=details.nesterov,
+        )
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[details.optimizer](
         model.parameters(),
         lr=details.learning_rate,
-        momentum=details.momentum,
+        betas=details.betas,
+        eps=details.eps,
         weight_decay=details.weight_decay,
+        amsgrad=details.amsgrad,
     )
-    for part, marks in zip(
-        torch.split(images, details.batch_size), torch.split(labels, details.batch_size), strict=True
-    ):
-        optimiser.zero_grad()
-        torch.autograd.backward(cross_entropy(model(part), marks))
-        optimiser.step()
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -47,8 +47,17 @@ def test_a_first_linear_layer_is_solved_exactly() -> None:
     assert result.iterations == 0
 
 
-def test_a_small_smooth_network_is_solved_by_dlg() -> None:
+def test_one_image_on_a_chain_of_layers_is_solved_layer_by_layer() -> None:
     case = make_case(labels=(1,), grant_labels=False)
+    result = run(case)
+    assert "auto chose r-gap" in said(result)
+    assert error(case, result) < 1e-3
+    assert result.labels is not None
+    assert result.labels.tolist() == [1]
+
+
+def test_several_images_on_a_small_smooth_network_are_solved_by_dlg() -> None:
+    case = make_case(labels=(1, 2), classes=3, grant_labels=False)
     result = run(case)
     assert "auto chose dlg" in said(result)
     assert error(case, result) < 1e-2
@@ -77,9 +86,10 @@ def test_several_clients_go_their_own_ways_in_one_call() -> None:
     tasks = [Task(case.update, case.knowledge, 0) for case in cases]
     results = attacks.create("auto:iterations=20").run_together(tasks, device=CPU)
     assert [result.status for result in results] == ["done"] * 3
+    assert "r-gap" not in said(results[1])
     for place in (0, 2):
-        assert "auto chose dlg: the network is small" in said(results[place])
-        assert error(cases[place], results[place]) < 1e-2
+        assert "auto chose r-gap" in said(results[place])
+        assert error(cases[place], results[place]) < 1e-3
 
 
 class Interrupting(Progress):

@@ -1,4 +1,4 @@
-"""The attacker's simulation against PyTorch's own training, and what `prepare` makes of an update."""
+"""The attacker's simulation against PyTorch's own training, step by step."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fl_audit.attacks import AttackFailed, Problem
-from fl_audit.attacks.problem import MAX_IMAGES, prepare
+from fl_audit.attacks.client_optimisers import total_rate
+from fl_audit.attacks.problem import prepare
 from fl_audit.attacks.simulation import check_differentiable, simulate
-from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import TrainingDetails
 from tests.attacks.cases import CPU, Case, make_case
@@ -20,19 +20,29 @@ def prepared(case: Case) -> Problem:
     return prepare(case.update, case.knowledge, seed=0, who="test", device=CPU, progress=Progress())
 
 
+EVERYTHING = TrainingDetails(learning_rate=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+ADAM = TrainingDetails(optimizer="adam", learning_rate=0.01, weight_decay=0.01)
 TRAININGS = {
     "one step": TrainingDetails(learning_rate=0.1, batch_size=4),
-    "one step, everything on": TrainingDetails(
-        learning_rate=0.1, momentum=0.9, weight_decay=0.01, batch_size=4
-    ),
+    "one step, everything on": replace(EVERYTHING, batch_size=4),
+    "one step, dampening": TrainingDetails(learning_rate=0.1, momentum=0.9, dampening=0.5, batch_size=4),
+    "one step, a schedule's": replace(EVERYTHING, batch_size=4, learning_rates=(0.2,)),
     "two steps": TrainingDetails(learning_rate=0.3, local_steps=2, batch_size=2),
     "momentum": TrainingDetails(learning_rate=0.3, momentum=0.9, local_steps=4, batch_size=1),
+    "dampening": TrainingDetails(learning_rate=0.3, momentum=0.9, dampening=0.3, local_steps=4, batch_size=1),
+    "nesterov": replace(EVERYTHING, local_steps=4),
     "weight decay": TrainingDetails(learning_rate=0.3, weight_decay=0.1, local_steps=4, batch_size=1),
     "both, short last step": TrainingDetails(
         learning_rate=0.3, momentum=0.5, weight_decay=0.1, local_steps=2, batch_size=3
     ),
+    "schedule": replace(EVERYTHING, local_steps=4, learning_rates=(0.1, 0.05, 0.2, 0.01)),
     "train mode": TrainingDetails(learning_rate=0.1, batch_size=4, train_mode=True),
     "train mode, two steps": TrainingDetails(learning_rate=0.1, local_steps=2, batch_size=2, train_mode=True),
+    "adam, one step": replace(ADAM, batch_size=4),
+    "adam": replace(ADAM, local_steps=4),
+    "adam with its own betas": replace(ADAM, betas=(0.5, 0.9), eps=1e-3, local_steps=2, batch_size=2),
+    "amsgrad": replace(ADAM, amsgrad=True, betas=(0.5, 0.5), local_steps=4),
+    "adamw": replace(ADAM, optimizer="adamw", weight_decay=0.3, local_steps=4),
 }
 
 
@@ -48,6 +58,91 @@ def test_simulating_the_true_images_gives_the_observed_update(net: str, kind: st
     assert list(seen) == list(problem.observed)
     for name, value in problem.observed.items():
         assert torch.allclose(seen[name], value, rtol=1e-3, atol=3e-6), name
+
+
+@pytest.mark.parametrize("kind", ["one step", "nesterov", "adam", "adam, one step"])
+def test_its_slope_is_that_of_finite_differences(kind: str) -> None:
+    case = make_case("small", labels=(0, 2, 2, 1), classes=3, training=TRAININGS[kind])
+    problem = prepared(case)
+    double = replace(
+        problem,
+        model=problem.model.double(),
+        parameters={name: value.double() for name, value in problem.parameters.items()},
+    )
+    draw = torch.Generator().manual_seed(0)
+    weights = [torch.randn(v.shape, generator=draw).double() for v in problem.parameters.values()]
+    images, along = (torch.rand(problem.shape, generator=draw).double() for _ in range(2))
+
+    def value(images: Tensor) -> Tensor:
+        parts = zip(simulate(double, images, case.labels).values(), weights, strict=True)
+        return torch.stack([(part * weight).sum() for part, weight in parts]).sum()
+
+    (slope,) = torch.autograd.grad(value(images.requires_grad_()), images)
+    step = 1e-7
+    seen = float((value(images + step * along) - value(images - step * along)).detach()) / (2 * step)
+    assert float((slope * along).sum()) == pytest.approx(seen, rel=1e-4)
+
+
+def test_adam_is_differentiable_where_a_gradient_is_exactly_zero() -> None:
+    case = make_case("dense", labels=(0, 1), training=replace(ADAM, weight_decay=0.0, local_steps=2))
+    images = case.images.clone().requires_grad_()
+    problem = prepared(case)
+    total = torch.stack([value.sum() for value in simulate(problem, images, case.labels).values()]).sum()
+    (slope,) = torch.autograd.grad(total, images)
+    assert bool(torch.isfinite(slope).all())
+    assert bool(slope.any())
+
+
+def test_fedprox_is_simulated_where_the_server_asks_for_it() -> None:
+    training = TrainingDetails(learning_rate=0.3, local_steps=4, batch_size=1)
+    case = make_case(labels=(0, 2, 2, 1), classes=3, training=training, proximal=2.0)
+    problem = prepared(case)
+    assert any("FedProx" in note for note in problem.notes)
+    seen = simulate(problem, case.images, case.labels)
+    without = simulate(replace(problem, proximal=0.0), case.images, case.labels)
+    for name, value in problem.observed.items():
+        assert torch.allclose(seen[name], value, rtol=1e-3, atol=3e-6), name
+        assert not torch.allclose(without[name], value, rtol=1e-2), name
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_images_of_several_passes_are_shared(granted: bool) -> None:
+    training = TrainingDetails(learning_rate=0.1, momentum=0.9, local_steps=2, batch_size=5)
+    order = (0, 1, 2, 3, 4, *(3, 1, 4, 0, 2)) if granted else (0, 1, 2, 3, 4) * 2
+    case = make_case(
+        labels=(0, 3, 2, 1, 4),
+        classes=5,
+        training=training,
+        order=order,
+        metrics={"num-examples": 5},
+        grant_labels=granted,
+    )
+    problem = prepared(case)
+    assert (problem.num_images, problem.step_sizes, problem.first_pass) == (5, (5, 5), (5,))
+    assert problem.uses is not None
+    assert problem.uses.tolist() == list(order)
+    if granted:
+        assert problem.labels is not None
+        assert problem.labels.tolist() == [0, 3, 2, 1, 4]
+    seen = simulate(problem, case.images, case.labels)
+    assert all(torch.allclose(seen[k], v, rtol=1e-3, atol=3e-6) for k, v in problem.observed.items())
+
+
+def test_the_scale_of_the_sum_of_gradients_is_what_sgd_makes_of_a_constant_one() -> None:
+    for details in (TRAININGS[name] for name in ("momentum", "dampening", "nesterov", "schedule")):
+        weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        optimiser = torch.optim.SGD(
+            [weight],
+            lr=0.1,
+            momentum=details.momentum,
+            dampening=details.dampening,
+            nesterov=details.nesterov,
+        )
+        for rate in details.learning_rates or (details.learning_rate,) * 4:
+            optimiser.param_groups[0]["lr"] = rate
+            weight.grad = torch.ones((), dtype=torch.float64)
+            optimiser.step()
+        assert total_rate(details, 4) == pytest.approx(-float(weight.detach()))
 
 
 def test_a_unit_step_is_minus_the_learning_rate_times_the_gradient() -> None:
@@ -85,135 +180,3 @@ def test_no_differentiable_path_is_a_failure_with_the_reason() -> None:
     problem = prepared(replace(case, update=update, knowledge=replace(case.knowledge, model=model)))
     with pytest.raises(AttackFailed, match="differentiable"):
         check_differentiable(problem, case.labels)
-
-
-def renamed(case: Case, names: dict[str, str]) -> Case:
-    update = case.update
-    sent = {names[name]: update.sent[name] for name in names}
-    received = {names[name]: update.received[name] for name in names}
-    return replace(case, update=replace(update, sent=sent, received=received))
-
-
-@pytest.mark.parametrize("which", ["all", "floats", "parameters"])
-def test_arrays_of_foreign_apps_are_matched_by_order_and_shape(which: str) -> None:
-    case = make_case("norm", labels=(0, 1))
-    assert case.knowledge.model is not None
-    names = {
-        "all": list(case.update.sent),
-        "floats": [name for name, v in case.update.sent.items() if v.dtype.is_floating_point],
-        "parameters": [name for name, _ in case.knowledge.model.named_parameters()],
-    }[which]
-    foreign = prepared(renamed(case, {name: str(number) for number, name in enumerate(names)}))
-    own = prepared(case)
-    assert list(foreign.observed) == list(own.observed)
-    assert all(torch.equal(foreign.observed[name], own.observed[name]) for name in own.observed)
-
-
-def test_arrays_that_do_not_fit_are_named() -> None:
-    case = make_case()
-    names = {name: str(number) for number, name in enumerate(case.update.sent)}
-    swapped = renamed(case, dict(reversed(names.items())))
-    with pytest.raises(ConfigError, match=r"does not fit the model.*order and shapes"):
-        prepared(swapped)
-
-
-def test_frozen_parameters_are_left_out_and_noted() -> None:
-    case = make_case()
-    received = {**case.update.received, "1.weight": case.update.sent["1.weight"].clone()}
-    problem = prepared(replace(case, update=replace(case.update, received=received)))
-    assert "1.weight" not in problem.observed
-    assert "1.weight" in problem.constants
-    assert any("1.weight" in note for note in problem.notes)
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_train_mode_shows_in_the_batch_norm_statistics(train: bool) -> None:
-    details = TrainingDetails(batch_size=2, train_mode=train)
-    case = make_case("norm", labels=(0, 1), training=details, grant_training=False)
-    problem = prepared(case)
-    norm = problem.model.get_submodule("1")
-    assert norm.training is train
-    assert any("train mode" in note if train else "eval mode" in note for note in problem.notes)
-    assert not any(isinstance(m, nn.Dropout) and m.training for m in problem.model.modules())
-    for buffers, arrays in (
-        (problem.buffers_sent, case.update.sent),
-        (problem.buffers_received, case.update.received),
-    ):
-        assert set(buffers) == {
-            f"1.{kind}" for kind in ("running_mean", "running_var", "num_batches_tracked")
-        }
-        assert all(torch.equal(value, arrays[name]) for name, value in buffers.items())
-
-
-def test_what_is_granted_of_the_data_reaches_the_problem() -> None:
-    case = make_case()
-    assert prepared(case).surrogate is None
-    images, statistics = torch.rand(3, 1, 8, 8), {"1": (torch.zeros(6), torch.ones(6))}
-    knowledge = replace(case.knowledge, surrogate=images, batch_norm=statistics)
-    problem = prepared(replace(case, knowledge=knowledge))
-    assert problem.surrogate is not None
-    assert torch.equal(problem.surrogate, images)
-    assert problem.batch_norm == statistics
-
-
-def test_without_training_details_the_scale_is_unknown() -> None:
-    case = make_case(labels=(0, 1), grant_training=False)
-    problem = prepared(case)
-    assert not problem.exact_scale
-    delta = case.update.delta()
-    assert all(torch.equal(value, -delta[name]) for name, value in problem.observed.items())
-
-
-def test_dropout_and_epochs_that_are_not_simulated_are_noted() -> None:
-    def noted(train: bool, dropout: str, images: int) -> list[bool]:
-        details = TrainingDetails(local_steps=2, batch_size=2, train_mode=train)
-        case = make_case(dropout, labels=(0, 1, 1, 0), training=details, metrics={"num-examples": images})
-        notes = prepared(case).notes
-        return [any(word in note for note in notes) for word in ("dropout is off", "as an image of its own")]
-
-    assert noted(True, "norm", 4) == [True, False]
-    assert noted(False, "norm", 4) == [False, False]
-    assert noted(True, "norm-without-dropout", 2) == [False, True]
-
-
-def test_another_optimiser_is_not_simulated_and_noted() -> None:
-    case = make_case()
-    knowledge = replace(case.knowledge, training=TrainingDetails(optimizer="adam"))
-    problem = prepared(replace(case, knowledge=knowledge))
-    assert not problem.exact_scale
-    assert any("'adam'" in note for note in problem.notes)
-
-
-def count(case: Case) -> tuple[int, tuple[int, ...]]:
-    problem = prepared(case)
-    return problem.num_images, problem.step_sizes
-
-
-def test_the_number_of_images_comes_from_the_best_source() -> None:
-    training = TrainingDetails(local_steps=2, batch_size=3)
-    labels = (0, 1, 1, 0, 1)
-    assert count(make_case(labels=labels, training=training)) == (5, (3, 2))
-    assert count(make_case(labels=labels, training=training, grant_labels=False)) == (5, (3, 2))
-    unsaid = make_case(labels=(0, 1) * 3, training=training, grant_labels=False, metrics={})
-    assert count(unsaid) == (6, (3, 3))
-    told = make_case(labels=labels, training=training, grant_labels=False, grant_training=False)
-    assert count(told) == (5, (5,))
-    nothing = make_case(grant_labels=False, grant_training=False, metrics={})
-    assert count(nothing) == (1, (1,))
-    many = make_case(grant_labels=False, grant_training=False, metrics={"num-examples": 500})
-    assert count(many) == (MAX_IMAGES, (MAX_IMAGES,))
-    assert any("500" in note for note in prepared(many).notes)
-
-
-def test_two_epochs_with_a_short_step_each() -> None:
-    training = TrainingDetails(local_steps=4, batch_size=3)
-    case = make_case(grant_labels=False, metrics={"num-examples": 5})
-    case = replace(case, knowledge=replace(case.knowledge, training=training))
-    assert count(case) == (10, (3, 2, 3, 2))
-
-
-def test_granted_labels_must_be_classes() -> None:
-    case = make_case()
-    knowledge = replace(case.knowledge, labels=torch.tensor([2]))
-    with pytest.raises(ConfigError, match="labels"):
-        prepared(replace(case, knowledge=knowledge))
