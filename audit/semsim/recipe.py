@@ -81,13 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backbone=options.backbone,
             loss=options.loss,
             scale=options.scale,
+            stages=options.stages,
             minutes=options.minutes,
             seed=options.seed,
         )
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    settings = {name: str(getattr(options, name)) for name in ("seed", "scale", "loss")}
+    settings = {name: str(getattr(options, name)) for name in ("seed", "scale", "stages", "loss")}
     write(options.out, weights, figures, settings, options.reconstructions is not None)
     for name, found in figures.items():
         sys.stdout.write(f"{name}: {found}\n")
@@ -107,9 +108,12 @@ def write(
         size=path.stat().st_size,
         kinds=len(KINDS),
         real="those of examples/semsim_reconstructions.py, 15% of the pairs" if real else "none",
-        stages=" and ".join(str(round(float(settings["scale"]) * stage.steps)) for stage in STAGES),
+        stages=" and ".join(
+            str(round(float(settings["scale"]) * stage.steps)) for stage in STAGES[: int(settings["stages"])]
+        ),
         seed=settings["seed"],
         command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
+        f"--stages {settings['stages']} "
         f"--seed {settings['seed']}",
     )
     write_text(out / "MODEL_CARD.md", text)
@@ -124,6 +128,7 @@ def run(
     backbone: Backbone = "narrow",
     loss: Loss = "triplet",
     scale: float = 1.0,
+    stages: int = len(STAGES),
     minutes: float | None = None,
     seed: int = 0,
 ) -> tuple[Weights, dict[str, Agreement]]:
@@ -132,7 +137,7 @@ def run(
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
     network: nn.Module | None = None
-    for number, stage in enumerate(STAGES):
+    for number, stage in enumerate(STAGES[:stages]):
         generator = torch_generator(seed, "pairs", *([number] if number else []))
         network = train(
             batches(training, seen, generator, emphasis=stage.emphasis),
@@ -242,6 +247,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
     parser.add_argument("--loss", choices=LOSSES, default="triplet")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps of every stage")
+    parser.add_argument(
+        "--stages",
+        type=int,
+        choices=range(1, len(STAGES) + 1),
+        default=len(STAGES),
+        help="only the first ones",
+    )
     parser.add_argument("--minutes", type=float, help="end each stage after this much processor time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -27,7 +27,7 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 FORMAT = "fl-audit-semsim"
 VERSION = "1"
 NAME = "semsim-v1"
-PACKAGED_SHA256 = "81a84261923562e899d13fa86470d98251f4f4d433548662a63d14937074af6d"
+PACKAGED_SHA256 = "6327fe0ed071fadb645ef6717559c5811d19f6ff71e01361a04047d7b9501a1d"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

@@ -11,6 +11,7 @@ import torch
 
 from fl_audit.core.errors import MissingWeightsError
 from fl_audit.core.seeding import seeded_globals
+from fl_audit.metrics import installed_weights
 from fl_audit.semsim import (
     BACKBONES,
     Backbone,
@@ -43,6 +44,7 @@ def test_the_packaged_file_is_the_known_one_and_small() -> None:
     assert hashlib.sha256(data).hexdigest() == PACKAGED_SHA256 == packaged().sha256
     assert len(data) <= 24 * 2**20
     assert PACKAGED_SHA256 in card_path().read_text(encoding="utf-8")
+    assert installed_weights()[packaged_path().name] == PACKAGED_SHA256  # what the manifest of a run holds
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
