@@ -43,7 +43,7 @@ def find_labels(problem: Problem) -> Labels:
     """
     if problem.labels is not None:
         return Labels(problem.labels, inferred=False)
-    layer, scale = last_layer(problem), _scale(problem)
+    layer, scale = last_layer(problem), problem.gradient_scale
     counts = count_labels(layer, problem.num_images, scale)
     if scale is None and 1 < problem.num_images >= len(counts):
         problem.notes.append(
@@ -56,7 +56,7 @@ def find_labels(problem: Problem) -> Labels:
             "the labels are counted as if all local steps had been one; which label belongs to which step "
             "is unknown: they are dealt out evenly"
         )
-        values = _interleave(values, problem.step_sizes)
+        values = _interleave(values, problem.first_pass)
     return Labels(values.to(problem.device), inferred=True)
 
 
@@ -82,18 +82,6 @@ def count_labels(layer: LastLayer, images: int, scale: float | None) -> Tensor:
         for factor in ([scale] if scale is not None else _scales(layer, bias_gradient, start, images))
     ]
     return min(candidates, key=lambda candidate: candidate[1])[0]
-
-
-def _scale(problem: Problem) -> float | None:
-    """Factor on the mean gradient over all steps that `Problem.observed` has, or None if unknown."""
-    training, steps = problem.training, len(problem.step_sizes)
-    if training is None or not problem.exact_scale:
-        return None
-    if steps == 1:
-        return 1.0
-    # The gradient of step t counts 1 + m + ... + m^(steps - 1 - t) times.
-    weights = [sum(training.momentum**k for k in range(steps - t)) for t in range(steps)]
-    return training.learning_rate * math.fsum(weights)
 
 
 def _absent_embedding(layer: LastLayer, bias_gradient: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ def torch_optimiser(model: nn.Module, details: TrainingDetails) -> torch.optim.O
             weight_decay=details.weight_decay,
             nesterov=details.nesterov,
         )
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[details.optimizer](
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[details.optimizer](
         model.parameters(),
         lr=details.learning_rate,
         betas=details.betas,
