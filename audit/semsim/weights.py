@@ -27,7 +27,7 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 FORMAT = "fl-audit-semsim"
 VERSION = "1"
 NAME = "semsim-v1"
-PACKAGED_SHA256 = "6327fe0ed071fadb645ef6717559c5811d19f6ff71e01361a04047d7b9501a1d"
+PACKAGED_SHA256 = "aba5d7b462a551ec8d206386f29fd3c03e1ba27cd990f2dd99e8ccfdf11c01a1"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

@@ -68,7 +68,7 @@ def test_a_turned_or_inverted_face_stays_nearer_than_another_face_or_noise() -> 
     for near in (x.flip(3), 1 - x, x * 0.5, x.roll(3, 2)):
         assert (unit.score(x, near) < other).double().mean() > 0.7
         assert (unit.score(x, near) < static).double().mean() > 0.95
-    assert packaged().calibration.probability(static).quantile(0.95) < 0.5
+    assert packaged().calibration.probability(static).median() < 0.4
 
 
 def test_more_noise_is_farther() -> None:
