@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import torch
 
 from fl_audit.attacks.clock import Clock
+from fl_audit.attacks.losses import find_loss, mean_cross_entropy
 from fl_audit.attacks.problem import AttackFailed, Problem, prepare
 from fl_audit.core.errors import ConfigError, KnowledgeError
 from fl_audit.core.progress import Progress
@@ -91,8 +92,8 @@ class Attack(Unit, ABC):
             that is NaN from every start.
 
         Raises:
-            KnowledgeError: the threat model does not grant what the attack needs, or the loss is not
-                cross-entropy.
+            KnowledgeError: the threat model does not grant what the attack needs, or grants a loss that is
+                neither cross-entropy nor a function of yours.
             ConfigError: the architecture granted is not the one that the server sent.
             AttackInterrupted: Ctrl-C; it holds the best so far.
         """
@@ -157,18 +158,17 @@ class Attack(Unit, ABC):
     ) -> Problem | Reconstruction:
         """The problem, or the failed result."""
         task.knowledge.require(self.needs, self.name)
-        if "loss" in self.needs and task.knowledge.loss != "cross-entropy":
-            raise KnowledgeError(
-                f"attack {self.name!r} simulates training with the loss 'cross-entropy', and the threat "
-                f"model says that the clients use {task.knowledge.loss!r}. Choose an attack that needs no "
-                "loss"
-            )
-        reason = task.update.problem()
-        if reason is not None:
-            return Reconstruction("failed", reason=reason)
+        loss = task.knowledge.loss
+        known = mean_cross_entropy if loss is None or "loss" not in self.needs else find_loss(loss, self.name)
         try:
             problem = prepare(
-                task.update, task.knowledge, seed=task.seed, who=self.name, device=device, progress=progress
+                task.update,
+                task.knowledge,
+                seed=task.seed,
+                who=self.name,
+                device=device,
+                progress=progress,
+                loss=known,
             )
         except AttackFailed as error:
             return Reconstruction("failed", reason=str(error))

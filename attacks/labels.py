@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fl_audit.attacks._last_layer import LastLayer, last_layer
+from fl_audit.attacks.losses import mean_cross_entropy
 from fl_audit.attacks.problem import AttackFailed, Problem
 
 ROUNDS = 30
@@ -43,6 +44,11 @@ def find_labels(problem: Problem) -> Labels:
     """
     if problem.labels is not None:
         return Labels(problem.labels, inferred=False)
+    if problem.loss is not mean_cross_entropy:
+        raise AttackFailed(
+            "the labels are not granted and cannot be inferred: that takes the clients' loss to be "
+            "cross-entropy. Grant the labels (threat.labels)"
+        )
     layer, scale = last_layer(problem), problem.gradient_scale
     counts = count_labels(layer, problem.num_images, scale)
     if scale is None and 1 < problem.num_images >= len(counts):

@@ -151,9 +151,16 @@ class Problem:
 
 
 def prepare(
-    update: Update, knowledge: Knowledge, *, seed: int, who: str, device: torch.device, progress: Progress
+    update: Update,
+    knowledge: Knowledge,
+    *,
+    seed: int,
+    who: str,
+    device: torch.device,
+    progress: Progress,
+    loss: Loss = mean_cross_entropy,
 ) -> Problem:
-    """Prepare a `Problem`.
+    """Prepare a `Problem`; ``loss`` is the one that ``knowledge`` names.
 
     Raises:
         ConfigError: the arrays sent are not those of the architecture granted, or the grant contradicts
@@ -204,6 +211,7 @@ def prepare(
         notes=notes,
         uses=None if plan.uses is None else plan.uses.to(device),
         proximal=proximal_weight(update, notes) if len(plan.step_sizes) > 1 else 0.0,
+        loss=loss,
     )
     return _probed(problem, knowledge)
 
