@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from fl_audit.attacks.labels import Labels
 from fl_audit.attacks.parts import Parts
@@ -40,6 +41,7 @@ class Descent:
         # The best iterates stay on the device, so that the loop never waits for it.
         self.totals = torch.full((len(starts),), math.inf, device=first.device)
         self.images = self._current.detach().clone()
+        self._unsettled: tuple[Tensor, Tensor] | None = None
 
     def rows_of(self, client: int) -> slice:
         """The rows of one client."""
@@ -65,7 +67,9 @@ class Descent:
         """
         try:
             self._run(max(seconds, 1e-9))
+            self._recall()
         except KeyboardInterrupt:
+            self._recall()
             if not bool(torch.isfinite(self.totals).all()):
                 raise
             self._problems[0].clock.interrupt()
@@ -88,6 +92,8 @@ class Descent:
             share = max(iteration / parts.iterations, (time.perf_counter() - began) / seconds)
             if iteration % parts.check_every == 0 or share >= 1:
                 self._check(iteration)
+            if 0 < parts.settled <= share and self._unsettled is None:
+                self._forget()
         if self._active:
             self._offer(self._evaluated())
         if iteration < parts.iterations and share >= 1:
@@ -120,6 +126,19 @@ class Descent:
         self.images = torch.where(
             better.view(-1, 1, 1, 1, 1), self._current.detach().clamp(0, 1), self.images
         )
+
+    def _forget(self) -> None:
+        """Let the iterates from now on compete among themselves; rows that were given up keep their best."""
+        self._unsettled = self.totals.clone(), self.images
+        self.totals[self._active] = math.inf
+
+    def _recall(self) -> None:
+        """Fall back on earlier iterates where no later one was finite."""
+        if self._unsettled is not None:
+            totals, images = self._unsettled
+            lost = torch.isinf(self.totals)
+            self.totals = torch.where(lost, totals, self.totals)
+            self.images = torch.where(lost.view(-1, 1, 1, 1, 1), images, self.images)
 
     def _check(self, iteration: int) -> None:
         """Look at the objective: show it, and give up rows that are done, hopeless or not needed."""

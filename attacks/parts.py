@@ -29,6 +29,9 @@ class Parts:
         success: a total at which the client's other restarts are given up.
         agreement: relative difference of the two best restarts, run one after the other, at which the others
             are given up: all end at one floor, as under noise.
+        settled: share of the run from which iterates compete for the best; an earlier one is returned only
+            where none of these is finite. With large steps on a ReLU net the objective stands still while
+            images get better, so that its lowest value means little.
         check_every: iterations between checks of the objective, for progress, stopping and NaN.
     """
 
@@ -43,4 +46,5 @@ class Parts:
     box: bool = True
     success: float = 0.0
     agreement: float = 0.0
+    settled: float = 0.0
     check_every: int = CHECK_EVERY

@@ -160,6 +160,23 @@ def test_the_loop_reports_progress_and_returns_the_best_iterate() -> None:
     assert float(outcome.images.max()) <= 1
 
 
+@pytest.mark.parametrize(("bad_from", "expected"), [(99, 0.3), (4, 0.1)], ids=["finite", "NaN at the end"])
+def test_what_is_found_before_the_run_settles_is_a_fallback(bad_from: int, expected: float) -> None:
+    case = make_case()
+    values = [0.5, 0.1, 0.4, 0.2, 0.7, 0.3, 0.6]
+    seen: list[Tensor] = []
+
+    def objective(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        distance = cosine_distance(simulated, observed)
+        value = values[len(seen)] if len(seen) < bad_from else math.nan
+        seen.append(distance)
+        return distance * 0 + value
+
+    outcome = optimise(problem_of(case), granted(case), parts(objective=objective, settled=0.6))
+    assert outcome.total == pytest.approx(expected)
+    assert len(seen) == 7
+
+
 def test_more_restarts_are_never_worse_and_run_one_by_one_where_the_optimiser_asks() -> None:
     case = make_case()
     totals = []
