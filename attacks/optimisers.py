@@ -30,14 +30,20 @@ class Optimiser(Protocol):
 
 @dataclass(frozen=True)
 class SignedAdam:
-    """Adam fed with the sign of the gradient (Geiping et al. 2020, section 4 and their code)."""
+    """Adam fed with the sign of the gradient (Geiping et al. 2020, section 4 and their code).
+
+    Attributes:
+        rate: step size: what a pixel moves by in an iteration as long as its slope keeps its sign.
+        momentum: share of the earlier signs in the mean that is followed.
+    """
 
     rate: float
+    momentum: float = 0.9
     batched: ClassVar[bool] = True
 
     def build(self, images: Tensor) -> torch.optim.Optimizer:
         """See `Optimiser`."""
-        return _SignedAdam([images], lr=self.rate)
+        return _SignedAdam([images], lr=self.rate, betas=(self.momentum, 0.999))
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,14 @@ class Plateau:
         checks: how many checks back to compare with.
         share: relative improvement that counts as progress.
         enough: an objective at which more would change nothing that one can see.
+        above: only an objective above it can be stuck. On a ReLU net images get better while the objective
+            stands still near its floor: only where it stays large is the rest of the run wasted.
     """
 
     checks: int = 5
     share: float = 1e-3
     enough: float = 0.0
+    above: float = 0.0
 
     def __call__(self, history: list[float]) -> bool:
         """See `Stopping`."""
@@ -102,4 +105,5 @@ class Plateau:
             return True
         if len(history) <= self.checks:
             return False
-        return history[-1] > (1 - self.share) * history[-1 - self.checks]
+        stuck = history[-1] > (1 - self.share) * history[-1 - self.checks]
+        return stuck and history[-1] > self.above

@@ -113,13 +113,17 @@ def test_plateau_stops_when_nothing_improves() -> None:
     assert rule([1.0, 0.99, 0.98])
     assert rule([1e-7])
     assert not Never()([1.0] * 100)
+    stuck = Plateau(checks=2, share=0.1, above=0.5)
+    assert stuck([1.0, 0.99, 0.98])
+    assert not stuck([0.4, 0.4, 0.4])
 
 
-def test_signed_adam_is_adam_on_signs() -> None:
+@pytest.mark.parametrize("momentum", [0.9, 0.5])
+def test_signed_adam_is_adam_on_signs(momentum: float) -> None:
     own = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
     other = own.detach().clone().requires_grad_()
-    signed = SignedAdam(0.1).build(own)
-    adam = torch.optim.Adam([other], lr=0.1)
+    signed = SignedAdam(0.1, momentum).build(own)
+    adam = torch.optim.Adam([other], lr=0.1, betas=(momentum, 0.999))
     for factor in (1.0, -5.0, 0.01):
         own.grad = torch.tensor([0.3, -40.0, 0.0]) * factor
         other.grad = torch.tensor([1.0, -1.0, 0.0]) * math.copysign(1, factor)
