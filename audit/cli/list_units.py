@@ -118,12 +118,17 @@ def _details(unit: type[Unit]) -> list[str]:
     for attribute, label in (
         ("works", "works for"),
         ("max_images", "images at most"),
+        ("better", "closer to the original is"),
+        ("range", "from and to"),
         ("needs", "needs"),
+        ("wants", "needs of the run"),
         ("uses", "uses if granted"),
         ("paper", "source"),
     ):
         value = getattr(unit, attribute, None)
         if value:
-            text = ", ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+            if isinstance(value, frozenset):
+                value = sorted(value)
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             lines.append(f"  {label}: {text}")
     return lines or ["  no parameters"]

@@ -40,6 +40,10 @@ def _command(
         list[str] | None, typer.Option(help="Defense to test, e.g. dp or prune:0.9; repeat for several.")
     ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run; repeat for several.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric to grade by, e.g. lpips:vgg; repeat. 'default' stands for the cheap ones."),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help="Data set: a name, an image folder, PATH.zip:inner/folder or module:function."),
@@ -88,6 +92,7 @@ def _command(
     overrides: dict[str, Any] = {
         "defenses": defense,
         "attack.names": attack,
+        "grade.metrics": metric,
         "data.dataset": dataset,
         "model": model,
         "federation.strategy": strategy,

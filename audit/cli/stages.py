@@ -30,15 +30,22 @@ def _attack(run: _Run, device: _Device = None) -> None:
     typer.echo(f"Attacked. Grade it: fl-audit grade {run}")
 
 
-def _grade(run: _Run) -> None:
+def _grade(
+    run: _Run,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric to grade by instead of the run's; repeat. 'default': the cheap ones."),
+    ] = None,
+) -> None:
     """Grade the reconstructions of RUN against the ground truth, and write the reports."""
     from fl_audit.cli._live import live_progress
     from fl_audit.cli._session import close
     from fl_audit.run.folder import RunFolder
     from fl_audit.run.grade_stage import grade_run
+    from fl_audit.run.load import resolve_config
 
     folder = RunFolder.open(run)
-    config = folder.load_config()
+    config = resolve_config(folder.config, {"grade.metrics": metric} if metric else {})
     with folder.lock(), live_progress() as progress:
         grade_run(folder, config, progress)
     close(folder)

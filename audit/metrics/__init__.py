@@ -12,6 +12,7 @@ from fl_audit.metrics.controls import negative_guesses
 from fl_audit.metrics.frechet import frechet_distance
 from fl_audit.metrics.leakrate import LeakRate, leak_rate
 from fl_audit.metrics.matching import arrange, match
+from fl_audit.metrics.multiscale import ms_ssim
 from fl_audit.metrics.perceptual import lpips_distance
 from fl_audit.metrics.pixels import PSNR_CAP, mse, psnr
 from fl_audit.metrics.recognisability import THRESHOLD, RecognisabilityRule
@@ -36,6 +37,7 @@ __all__ = [
     "lpips_distance",
     "match",
     "metrics",
+    "ms_ssim",
     "mse",
     "negative_guesses",
     "psnr",

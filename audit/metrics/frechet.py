@@ -9,9 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from fl_audit.core.errors import MissingWeightsError
 from fl_audit.metrics._base import Metric
 from fl_audit.metrics._registry import metrics
 from fl_audit.metrics._weights import load_weights, problem, weight_files
+from fl_audit.semsim import features, packaged
 
 _SIZE = 299
 _BATCH = 32
@@ -87,6 +89,28 @@ class Fid(FrechetMetric):
     def _features(self, images: Tensor) -> Tensor:
         network = _network(weight_files()["inception"].path.stat().st_mtime_ns).to(images.device)
         return _pooled(images, network)
+
+
+@metrics.register("frechet-semsim")
+class FrechetSemSim(FrechetMetric):
+    """Fréchet distance of two sets in SemSim's features, measured offline; not FID, whose network is another.
+
+    `frechet_distance` with the features of the packaged SemSim weights in place of Inception's.
+    """
+
+    needs = "SemSim weights (packaged)"
+    label = "Fréchet (SemSim)"
+
+    def unavailable(self) -> str | None:
+        """Says so where the packaged weights are missing or damaged."""
+        try:
+            packaged()
+        except MissingWeightsError as error:
+            return str(error)
+        return None
+
+    def _features(self, images: Tensor) -> Tensor:
+        return features(packaged().network.to(images.device), images)
 
 
 def _pooled(images: Tensor, network: nn.Module) -> Tensor:

@@ -12,9 +12,10 @@ from fl_audit.metrics._context import Context
 from fl_audit.metrics._features import last_linear, penultimate
 from fl_audit.metrics._registry import metrics
 from fl_audit.metrics.attacked import NO_LINEAR
+from fl_audit.semsim import features, packaged
 
-Space = Literal["pixels", "features"]
-SPACES = "pixels, or features of the attacked model, by cosine"
+Space = Literal["pixels", "semsim", "features"]
+SPACES = "pixels; semsim: SemSim's features; features: those of the attacked model, by cosine"
 
 
 def rank_of_original(reconstructions: Tensor, originals: Tensor, candidates: Tensor) -> Tensor:
@@ -104,6 +105,8 @@ class ImageIdentifiability(ContextMetric):
 
 def _points(images: Tensor, context: Context, by: Space) -> Tensor:
     """The images as points of a space."""
+    if by == "semsim":
+        return features(packaged().network.to(images.device), images)
     if by == "pixels" or context.model is None:
         return images.flatten(1)
     return normalize(penultimate(context.model, images), dim=1)
@@ -111,6 +114,8 @@ def _points(images: Tensor, context: Context, by: Space) -> Tensor:
 
 def _no_points(context: Context, by: Space) -> str | None:
     """Why images are no points of that space here, or None."""
+    if by == "semsim":
+        return metrics.create("semsim").unavailable()
     if by == "pixels":
         return None
     if context.model is None:

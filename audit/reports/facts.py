@@ -93,9 +93,6 @@ class Recognisability(Model):
     threshold: float | None = Field(
         None, description="least p_recognisable that counts; null: no probability"
     )
-    threshold: float | None = Field(
-        None, description="least p_recognisable that counts; null: no probability"
-    )
 
 
 class MetricFacts(Model):

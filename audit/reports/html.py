@@ -122,6 +122,7 @@ def _cells(summary: Summary) -> dict[tuple[str, int], ClientSummary]:
 
 def _render(name: str, summary: Summary, **context: Any) -> str:
     measured = [metric for metric in summary.metrics if metric.per_image and metric.unavailable is None]
+    measured.sort(key=lambda metric: not metric.brief)
     levels = {metric.name: guess_level(metric, summary.controls.negative.values()) for metric in measured}
 
     def surpasses(metric: MetricFacts, value: float | None) -> bool:

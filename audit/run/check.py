@@ -8,6 +8,7 @@ from fl_audit.core.types import THREAT_LEVELS
 from fl_audit.core.units import Dataset, Defense, ModelSpec, Partitioner
 from fl_audit.data import datasets, partitioners
 from fl_audit.models import models
+from fl_audit.run.chosen import chosen_metrics
 from fl_audit.run.config import RunConfig, ThreatConfig
 from fl_audit.strategies.defenses import defenses
 
@@ -43,6 +44,7 @@ def check_names(config: RunConfig) -> Units:
         {spec: defenses.create(spec) for spec in config.defense_specs()},
         {spec: attacks.create(spec) for spec in config.attack.names},
     )
+    chosen_metrics(config.grade.metrics)
     granted = granted_names(config.threat)
     for spec, attack in units.attacks.items():
         missing = sorted(attack.needs - granted)

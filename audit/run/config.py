@@ -121,6 +121,23 @@ class AttackConfig(_Section):
     )
 
 
+class GradeConfig(_Section):
+    """What the reconstructions are measured by."""
+
+    metrics: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="metrics, with :key=value,… parameters; null, or default in the list: the cheap ones",
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _different(cls, value: list[str] | None) -> list[str] | None:
+        twice = sorted({name for name in value or () if (value or []).count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is listed twice")
+        return value
+
+
 class RunConfig(_Section):
     """A whole run. `fl-audit run --print-config` prints it with every default."""
 
@@ -136,6 +153,7 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     threat: ThreatConfig = ThreatConfig()
     attack: AttackConfig = AttackConfig()
+    grade: GradeConfig = GradeConfig()
 
     @field_validator("defenses")
     @classmethod

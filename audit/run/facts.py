@@ -1,6 +1,7 @@
 """The circumstances of a run, in the form that reports need: from the configuration and the capture stage."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -79,7 +80,7 @@ def read_scene(path: Path) -> Scene:
 
 
 def run_facts(
-    folder: RunFolder, config: RunConfig, metrics: list[Metric], rule: RecognisabilityRule
+    folder: RunFolder, config: RunConfig, metrics: Mapping[str, Metric], rule: RecognisabilityRule
 ) -> RunFacts:
     """Everything that a report says of a run besides its results."""
     # The data set is not looked up: a copied run folder is graded where the data set is not.
@@ -119,7 +120,7 @@ def run_facts(
             metric=rule.metric,
             threshold=rule.threshold,
         ),
-        metrics=[metric_facts(metric) for metric in metrics],
+        metrics=[metric_facts(metric, name) for name, metric in metrics.items()],
         how_to_repeat=shlex.join(["fl-audit", *manifest["command"][1:]]),
         versions=package_versions() | {"fl-audit": manifest["fl_audit"]["version"]},
     )

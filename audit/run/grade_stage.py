@@ -5,7 +5,8 @@ scored keeps its line with the reason.
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,16 +17,27 @@ from fl_audit.core.errors import CaptureError
 from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
-from fl_audit.metrics import Metric, RecognisabilityRule, Scores, match, metrics
-from fl_audit.reports.schema import Finding, Status, Summary, rounded, write_findings, write_summary
+from fl_audit.metrics import Context, Metric, RecognisabilityRule, Scores, match
+from fl_audit.reports.schema import (
+    Finding,
+    RunFacts,
+    Status,
+    Summary,
+    rounded,
+    write_findings,
+    write_summary,
+)
 from fl_audit.reports.summarise import summarise
+from fl_audit.run.chosen import chosen_metrics
 from fl_audit.run.config import RunConfig
-from fl_audit.run.facts import guess_facts, run_facts
+from fl_audit.run.context import ContextReader
+from fl_audit.run.facts import guess_facts, read_scene, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 from fl_audit.run.jobs import Job, jobs
 from fl_audit.run.negative import negative_control
 from fl_audit.run.record import defense_facts
 from fl_audit.run.results import read_reconstruction
+from fl_audit.run.sets import SetCollector
 
 NO_PARTNER = "the attack returned fewer images than the client trained on"
 
@@ -53,30 +65,54 @@ class _Verdict:
 
 def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summary:
     """Grade everything that was attacked; write the PNGs, ``findings.jsonl`` and ``summary.json``."""
-    units = [cls() for _, cls in metrics]
+    units = chosen_metrics(config.grade.metrics, RecognisabilityRule.metric)
     todo = jobs(folder, config)
     negative = negative_control(folder, config, units)
     rule = RecognisabilityRule(negative.values(RecognisabilityRule.metric))
+    contexts = ContextReader(folder, config, read_scene(folder.scene).dataset, units.values())
+    sets = SetCollector(units)
     progress.stage("grade", len(todo))
     findings: list[Finding] = []
     for job in todo:
         progress.begin(job.label)
-        findings.extend(_findings(folder, _grade(folder, job, units), units, rule))
+        graded = _grade(folder, job, units, contexts)
+        findings.extend(_findings(folder, graded, units, rule))
+        if graded.truth is not None and graded.result.images is not None and graded.scores:
+            paired = graded.partner >= 0
+            images = graded.result.images[graded.partner[paired]]
+            sets.add(job.key.defense, job.spec, graded.truth.images[paired], images)
         progress.advance()
     names = {slug: spec for spec, slug in slugs(config.defense_specs()).items()} | {CONTROL: CONTROL}
     findings = [finding.model_copy(update={"defense": names[finding.defense]}) for finding in findings]
     write_findings(folder.findings, findings)
     summary = summarise(
         findings,
-        run_facts(folder, config, units, rule),
-        defense_facts(folder, config),
+        _without_unmeasured(run_facts(folder, config, units, rule), findings),
+        [
+            facts.model_copy(update={"sets": sets.scores(facts.slug)})
+            for facts in defense_facts(folder, config)
+        ],
         guess_facts(negative, rule),
     )
     write_summary(folder.summary, summary)
     return summary
 
 
-def _grade(folder: RunFolder, job: Job, units: list[Metric]) -> _Graded:
+def _without_unmeasured(facts: RunFacts, findings: Sequence[Finding]) -> RunFacts:
+    """The facts with every metric that no graded image has a score of declared unavailable, and why."""
+    graded = [finding for finding in findings if finding.status == "graded"]
+    declared = []
+    for metric in facts.metrics:
+        reasons = Counter(finding.unmeasured.get(metric.name) for finding in graded)
+        reason = reasons.most_common(1)[0][0] if reasons and None not in reasons else None
+        if reason is None or metric.unavailable is not None:
+            declared.append(metric)
+        else:
+            declared.append(metric.model_copy(update={"unavailable": reason}))
+    return facts.model_copy(update={"metrics": declared})
+
+
+def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: ContextReader) -> _Graded:
     truth, result, reason = None, Reconstruction("failed"), None
     try:
         result = read_reconstruction(job.folder)
@@ -97,25 +133,28 @@ def _grade(folder: RunFolder, job: Job, units: list[Metric]) -> _Graded:
             )
         else:
             partner = match(truth.images, result.images)
-            scores = _scores(truth.images, result.images, partner, units)
+            scores = _scores(truth.images, result.images, partner, units, contexts.read(job.key, truth))
     client_failed = reason is not None and _client_failed(folder, job.key)
     return _Graded(job, truth, result, partner, scores, client_failed, reason)
 
 
-def _scores(originals: Tensor, images: Tensor, partner: Tensor, units: list[Metric]) -> dict[str, Scores]:
+def _scores(
+    originals: Tensor, images: Tensor, partner: Tensor, units: Mapping[str, Metric], context: Context
+) -> dict[str, Scores]:
     """Per-image scores by metric; NaN with a reason where an original has no partner."""
-    paired = torch.nonzero(partner >= 0).flatten()
+    kept = partner >= 0
+    paired = torch.nonzero(kept).flatten()
     scores = {}
-    for unit in units:
+    for name, unit in units.items():
         if unit.per_image:
             values = torch.full((len(originals),), math.nan, dtype=torch.float64)
             reasons: list[str | None] = [NO_PARTNER] * len(originals)
             if len(paired):
-                graded = unit.grade(originals[paired], images[partner[paired]])
+                graded = unit.grade(originals[paired], images[partner[paired]], context.rows(kept))
                 values[paired] = graded.values
                 for row, reason in zip(paired.tolist(), graded.reasons, strict=True):
                     reasons[row] = reason
-            scores[unit.name] = Scores(values, tuple(reasons))
+            scores[name] = Scores(values, tuple(reasons))
     return scores
 
 
@@ -129,7 +168,7 @@ def _client_failed(folder: RunFolder, key: CaptureKey) -> bool:
 def _findings(
     folder: RunFolder,
     graded: _Graded,
-    units: list[Metric],
+    units: Mapping[str, Metric],
     rule: RecognisabilityRule,
 ) -> Iterator[Finding]:
     """One line per original; one line without an image where there is no truth to count by."""
@@ -148,11 +187,15 @@ def _findings(
 
 
 def _line(
-    graded: _Graded, image: int | None, units: list[Metric], status: Status | None, verdict: _Verdict | None
+    graded: _Graded,
+    image: int | None,
+    units: Mapping[str, Metric],
+    status: Status | None,
+    verdict: _Verdict | None,
 ) -> Finding:
     truth, result = graded.truth, graded.result
     row = -1 if image is None or not len(graded.partner) else int(graded.partner[image])
-    per_image = [unit.name for unit in units if unit.per_image]
+    per_image = [name for name, unit in units.items() if unit.per_image]
     values: dict[str, float | None] = dict.fromkeys(per_image)
     reason = graded.reason
     unmeasured = dict.fromkeys(per_image, reason or NO_PARTNER)

@@ -187,6 +187,7 @@ OPTIONS = {
     "attack.clients": "--attack-clients",
     "attack.device": "--device",
     "attack.names": "--attack",
+    "grade.metrics": "--metric",
     "data.dataset": "--dataset",
     "model": "--model",
     "scenario": "--scenario",

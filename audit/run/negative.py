@@ -3,6 +3,7 @@
 Two guesses that need no update: the mean image of held-out data, and another image of the same class.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,11 @@ def write_pool(folder: RunFolder, data: ImageData, held_out: Tensor) -> None:
     )
 
 
-def negative_control(folder: RunFolder, config: RunConfig, units: list[Metric]) -> NegativeControl:
-    """Score guesses for every attacked original of the first defense that has any."""
+def negative_control(folder: RunFolder, config: RunConfig, units: Mapping[str, Metric]) -> NegativeControl:
+    """Score guesses for every attacked original of the first defense that has any.
+
+    Metrics that want more than the images are left out: a guess belongs to no update.
+    """
     originals, labels = _originals(folder, config)
     if originals is None or labels is None:
         return NegativeControl({})
@@ -51,7 +55,11 @@ def negative_control(folder: RunFolder, config: RunConfig, units: list[Metric]) 
     guesses = negative_guesses(originals, labels, pool["images"], pool["labels"], seed)
     return NegativeControl(
         {
-            kind: {unit.name: unit.score(originals, images) for unit in units if unit.per_image}
+            kind: {
+                name: unit.score(originals, images)
+                for name, unit in units.items()
+                if unit.per_image and not unit.wants
+            }
             for kind, images in guesses.items()
         }
     )

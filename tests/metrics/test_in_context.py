@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from fl_audit.metrics import Context, metrics, ssim
+from fl_audit.data import datasets
+from fl_audit.metrics import Context, frechet_distance, metrics, ssim
 from fl_audit.metrics._features import penultimate
 from fl_audit.metrics.attacked import feature_distance
 from fl_audit.metrics.identification import rank_of_original
 from fl_audit.models import models
+from fl_audit.semsim import features, packaged
 
 
 def images(n: int, seed: int = 0, shape: tuple[int, int, int] = (1, 8, 8)) -> torch.Tensor:
@@ -108,6 +110,27 @@ def test_identification() -> None:
     assert top.tolist() == metrics.create("identification:5").score(x, guesses, known).tolist()
     assert top.tolist() == [1] * 7
     assert metrics.create("identification:top=3").score(x, guesses, known).tolist() == [1, 0, 1, 1, 1, 1, 0]
+
+
+def test_identification_by_semsim_sees_through_a_flip() -> None:
+    faces = datasets.create("faces").load().images[:100:10]
+    flipped = 1 - 0.8 * (1 - faces.flip(3))
+    known = Context(client=faces)
+    by_pixels = metrics.create("identification").score(faces, flipped, known)
+    by_semsim = metrics.create("identification:by=semsim").score(faces, flipped, known)
+    assert float(by_semsim.mean()) > float(by_pixels.mean()) + 0.2
+    assert metrics.create("identification:by=semsim").score(faces, faces, known).tolist() == [1] * 10
+
+
+def test_the_frechet_distance_in_semsims_features() -> None:
+    weights = packaged()
+    x, y = images(60), images(60, 1) ** 2
+    expected = frechet_distance(features(weights.network, x), features(weights.network, y))
+    metric = metrics.create("frechet-semsim")
+    assert metric.score(x, y).tolist() == pytest.approx([float(expected)])
+    assert metric.score(x, x).tolist() == pytest.approx([0], abs=1e-6)
+    assert float(expected) > 0.1
+    assert "too few" in str(metric.grade(x[:9], y[:9]).reasons[0])
 
 
 def test_identification_among_too_few_says_nothing() -> None:

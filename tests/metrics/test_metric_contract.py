@@ -16,6 +16,7 @@ NAMES = [
     "classifier-agreement",
     "feature-distance",
     "fid",
+    "frechet-semsim",
     "identification",
     "identification-top5",
     "iip",

@@ -120,3 +120,19 @@ def test_the_baseline_runs_unless_it_is_switched_off() -> None:
     assert resolve_config(None, {"defenses": ["dp"], "baseline": False}).defense_specs() == ["dp"]
     with pytest.raises(ConfigError, match="nothing to audit"):
         resolve_config(None, {"baseline": False})
+
+
+def test_metrics_can_be_chosen_and_are_checked() -> None:
+    from fl_audit.run.check import check_names
+    from fl_audit.run.chosen import chosen_metrics
+
+    config = resolve_config(None, {"grade.metrics": ["default", "lpips:vgg"]})
+    chosen = chosen_metrics(config.grade.metrics, "semsim")
+    assert {"ssim", "semsim", "lpips:vgg"} <= set(chosen)
+    assert "fid" not in chosen
+    assert list(chosen) == sorted(chosen)
+    assert set(chosen_metrics(["mse"], "semsim")) == {"mse", "semsim"}
+    with pytest.raises(ConfigError, match=r"unknown metric 'ssmi'.*'ssim'"):
+        check_names(resolve_config(None, {"grade.metrics": ["ssmi"]}))
+    with pytest.raises(ConfigError, match=r"grade\.metrics: ssim is listed twice.*--metric"):
+        resolve_config(None, {"grade.metrics": ["ssim", "ssim"]})
