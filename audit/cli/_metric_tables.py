@@ -7,7 +7,6 @@ from rich.text import Text
 
 from fl_audit.cli._live import plain
 from fl_audit.faithfulness.result import Estimate, Faithfulness, LabelFacts, MetricsFile, Ranking
-from fl_audit.reports.schema import MetricFacts
 from fl_audit.reports.words import count, listing, number
 
 PLAIN_WIDTH = 120
@@ -30,7 +29,9 @@ def print_study(result: MetricsFile, console: Console | None = None) -> None:
         console.print(_faithfulness(result.faithfulness))
         _say(console, _label_words(result.labels))
     if result.ranking is not None:
-        console.print(_ranking(result.ranking, result.metrics))
+        shown = [name for name in result.ranking.spearman if name in result.agreement]
+        console.print(_ranks(result.ranking, shown))
+        console.print(_rankings(result.ranking, shown))
         hidden = len(result.ranking.groups) - MAX_GROUPS
         if hidden > 0:
             _say(console, f"{count(hidden, 'group')} more in the JSON file")
@@ -84,24 +85,26 @@ def _label_words(labels: LabelFacts) -> str:
     )
 
 
-def _ranking(ranking: Ranking, facts: list[MetricFacts]) -> Table:
-    shown = [fact.name for fact in facts if fact.name in ranking.spearman]
-    shown = [name for name in shown if any(group.scores[name] is not None for group in ranking.groups)]
+def _ranks(ranking: Ranking, shown: list[str]) -> Table:
     table = _table(
-        f"Ranking by {plain(listing(ranking.by))}: mean and (rank), 1 the most recognisable",
-        ("group", "pairs", "label", *map(plain, shown)),
+        f"Ranking by {plain(listing(ranking.by))}, 1 the most recognisable or the closest",
+        ("group", "pairs", "mean label", "label", *map(plain, shown)),
     )
     for group in ranking.groups[:MAX_GROUPS]:
-        cells = (_ranked(group.scores[name], group.ranks[name]) for name in shown)
-        table.add_row(plain(group.group), str(group.pairs), _ranked(group.label, group.label_rank), *cells)
-    table.add_section()
-    for words, estimates in (("Spearman", ranking.spearman), ("Kendall", ranking.kendall)):
-        table.add_row(f"{words} with the labels", "", "", *(_estimate(estimates[name]) for name in shown))
+        ranks = (group.label_rank, *(group.ranks[name] for name in shown))
+        cells = ("" if rank is None else f"{rank:g}" for rank in ranks)
+        table.add_row(plain(group.group), str(group.pairs), number(group.label), *cells)
     return table
 
 
-def _ranked(value: float | None, rank: float | None) -> str:
-    return number(value) if value is None or rank is None else f"{number(value)} ({rank:g})"
+def _rankings(ranking: Ranking, shown: list[str]) -> Table:
+    table = _table(
+        "Agreement of the rankings with the labels",
+        ("metric", "Spearman", "Kendall"),
+    )
+    for name in shown:
+        table.add_row(plain(name), _estimate(ranking.spearman[name]), _estimate(ranking.kendall[name]))
+    return table
 
 
 def _estimate(estimate: Estimate) -> str:

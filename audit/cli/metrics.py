@@ -47,6 +47,7 @@ def _command(
         list[str] | None,
         typer.Option(help="Metric to compute, e.g. ssim or lpips:vgg; repeat. Default: the cheap ones."),
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every score and figure to this file.")
     ] = None,
@@ -64,10 +65,20 @@ def _command(
     from fl_audit.cli._metric_tables import print_study
     from fl_audit.core.files import write_json, write_text
     from fl_audit.faithfulness import render_study, study
+    from fl_audit.run.attack_stage import pick_device
 
     units = _units(metric or [])
+    chosen = pick_device(device)
     with live_progress() as progress:
-        found = study(originals, reconstructions, units, labels=labels, by=group or (), progress=progress)
+        found = study(
+            originals,
+            reconstructions,
+            units,
+            labels=labels,
+            by=group or (),
+            progress=progress,
+            device=chosen,
+        )
     print_study(found.result)
     if json_file is not None:
         write_json(json_file, found.result.model_dump(mode="json"))

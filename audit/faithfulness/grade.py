@@ -14,7 +14,7 @@ from fl_audit.core.progress import Progress
 from fl_audit.faithfulness.folders import PairFiles, read_pair
 from fl_audit.metrics import Context, Metric, Scores
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Originals of one size that are scored together."""
 
 HELD_BYTES = 2**31
@@ -42,9 +42,12 @@ class Graded:
 
 
 def grade_pairs(
-    pairs: Sequence[PairFiles], units: Mapping[str, Metric], progress: Progress | None = None
+    pairs: Sequence[PairFiles],
+    units: Mapping[str, Metric],
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> Graded:
-    """Read and score every pair.
+    """Read every pair, and score it on ``device``.
 
     A metric that wants other originals of the client is given all originals of the same size.
 
@@ -59,18 +62,19 @@ def grade_pairs(
     for chunk in _chunks(pairs, progress or Progress()):
         digests += [hashlib.sha256(image.numpy().tobytes()).digest() for image in chunk.originals]
         for name, unit in alone.items():
-            table[name].put(chunk.rows, unit.grade(chunk.originals, chunk.reconstructions))
+            table[name].put(chunk.rows, unit.grade(*chunk.on(device)))
         if among or len(alone) < len(units):
             held.add(chunk)
     for name, unit in among.items():
         for group in held.groups():
-            scores = unit.grade(group.originals, group.reconstructions, Context(client=group.originals))
+            originals, reconstructions = group.on(device)
+            scores = unit.grade(originals, reconstructions, Context(client=originals))
             table[name].put(group.rows, scores)
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     return Graded(
         tuple(pair.name for pair in pairs),
         {name: table[name].scores() for name in units if name in table},
-        {name: _score_set(unit, held) for name, unit in units.items() if not unit.per_image},
+        {name: _score_set(unit, held, device) for name, unit in units.items() if not unit.per_image},
         np.array([numbers[digest] for digest in digests], dtype=np.int64),
     )
 
@@ -82,6 +86,9 @@ class _Chunk:
     rows: list[int]
     originals: Tensor
     reconstructions: Tensor
+
+    def on(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        return self.originals.to(device), self.reconstructions.to(device)
 
 
 @dataclass
@@ -147,9 +154,9 @@ def _chunk(rows: list[int], images: list[tuple[Tensor, Tensor]]) -> _Chunk:
     return _Chunk(rows, torch.stack(originals), torch.stack(reconstructions))
 
 
-def _score_set(unit: Metric, held: _Held) -> Scores:
+def _score_set(unit: Metric, held: _Held, device: torch.device | str) -> Scores:
     reason = DIFFERENT_SIZES if len(held.chunks) > 1 else None if held.chunks else TOO_MANY
     if reason is not None:
         return Scores(torch.full((1,), math.nan, dtype=torch.float64), (reason,))
     (group,) = held.groups()
-    return unit.grade(group.originals, group.reconstructions)
+    return unit.grade(*group.on(device))

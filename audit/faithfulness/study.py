@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import fl_audit
 from fl_audit.core.progress import Progress
@@ -51,6 +52,7 @@ def study(
     labels: Path | None = None,
     by: Sequence[str] = (),
     progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> Study:
     """Grade two folders of images and, with labels, hold every metric against them.
 
@@ -61,6 +63,7 @@ def study(
         labels: file of labels.
         by: fields of the labels that make the groups of the ranking.
         progress: what shows how far it is.
+        device: where scores are computed.
 
     Raises:
         ConfigError: a folder, an image or the labels are wrong; names the file or the rows. Labels are read
@@ -70,7 +73,7 @@ def study(
     files = {pair.name: pair for pair in pairs.pairs}
     judged = None if labels is None else read_labels(labels, files.keys())
     groups = judged.groups(by) if judged is not None and by else {}
-    graded = grade_pairs(pairs.pairs, units, progress)
+    graded = grade_pairs(pairs.pairs, units, progress, device)
     facts = [metric_facts(unit).model_copy(update={"name": name}) for name, unit in units.items()]
     scores = {**graded.scores, NAME: probabilities(graded.scores)}
     facts.append(FACTS.model_copy(update={"unavailable": _shared_reason(scores[NAME])}))

@@ -180,7 +180,8 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     out, page = tmp_path / "new" / "out.json", tmp_path / "new" / "out.html"
     assert command(folder, folder, "--labels", path, "--group", "arch", "--json", out, "--html", page) == 0
     said = capsys.readouterr().out
-    for words in ("Scores of 6 pairs", "psnr", "Agreement with the labels", "Ranking by arch", str(out)):
+    headings = ("Scores of 6 pairs", "Agreement with the labels", "Ranking by arch", "of the rankings")
+    for words in (*headings, "psnr", str(out)):
         assert words in said
     written: dict[str, Any] = json.loads(out.read_text())
     assert set(written["pairs"]) == {f"p{number}" for number in range(6)}
@@ -206,6 +207,7 @@ def test_metrics_can_be_chosen(folder: Path, tmp_path: Path) -> None:
         (["{f}", "nowhere"], ["nowhere", "expected a folder of images"]),
         (["{f}", "{f}", "--metric", "ssmi"], ["ssmi", "Did you mean 'ssim'"]),
         (["{f}", "{f}", "--group", "arch"], ["--group", "--labels"]),
+        (["{f}", "{f}", "--device", "cuda:99"], ["--device", "cuda:99"]),
         (["{f}", "{f}", "--labels", "none.json"], ["none.json", "cannot be read"]),
         (["{f}", "{f}", "--json", "{f}"], ["--json", "this is a folder"]),
         (["{f}", "{f}", "--html", "{f}/p0_ori.png/x.html"], ["--html", "is no folder"]),
