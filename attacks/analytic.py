@@ -105,6 +105,10 @@ def first_layer(problem: Problem) -> FirstLayer:
             f"{label} does not see the image: its input has shape {tuple(seen.shape[1:])}, the image "
             f"{shape}. Other layers, e.g. convolutions, come before it"
         )
+    if seen.shape[-1] != probes[0].numel():
+        raise AttackFailed(
+            f"{label} sees the image piece by piece, {seen.shape[-1]} of {probes[0].numel()} values at a time"
+        )
     pixels = per_pixel(probes, seen)
     if pixels is None:
         raise AttackFailed(

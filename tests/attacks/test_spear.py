@@ -199,6 +199,19 @@ def test_other_networks_are_refused_with_the_reason(net: str, monkeypatch: pytes
     assert said in (result.reason or "")
 
 
+@pytest.mark.parametrize("name", ["analytic", "spear"])
+def test_a_layer_that_sees_row_by_row_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(shape[2], 20), nn.ReLU(), nn.Flatten(), nn.Linear(shape[0] * shape[1] * 20, classes)
+        )
+
+    monkeypatch.setitem(NETS, "rows", rows)
+    result = run(make_case("rows", labels=(0, 1)), name)
+    assert result.status == "failed"
+    assert "piece by piece, 8 of 64 values at a time" in (result.reason or "")
+
+
 def test_relu_in_place_is_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NETS, "in place", wide(nn.ReLU(inplace=True)))
     case = make_case("in place", labels=(0, 1, 1), shape=(3, 8, 8))
