@@ -15,9 +15,9 @@ from fl_audit.attacks.dlg import DeepLeakage
 from fl_audit.attacks.inverting_gradients import InvertingGradients
 from fl_audit.attacks.labels import Labels, find_labels
 from fl_audit.attacks.loop import optimise
-from fl_audit.attacks.objectives import cosine_distance, fitted_squared_error
+from fl_audit.attacks.objectives import fitted_squared_error
 from fl_audit.attacks.optimisation import OptimisationAttack
-from fl_audit.attacks.priors import total_variation
+from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.r_gap import RGap
 from fl_audit.attacks.rows import SMALL_MODEL
@@ -90,7 +90,7 @@ class Auto(Attack):
             if place not in results:
                 results[place] = _chosen(result, attack.name, "the network is large or has kinks")
             elif result.status == "done" and result.objective < total_of(
-                problems[place], results[place], attack.tv
+                problems[place], results[place], attack._parts(problems[place])
             ):
                 why = "dlg did not reproduce the update, and this fits it better"
                 results[place] = _chosen(result, attack.name, why)
@@ -158,8 +158,8 @@ def misfit_of(problem: Problem, labels: Labels, images: Tensor) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def total_of(problem: Problem, result: Reconstruction, tv: float) -> float:
-    """The objective of `inverting-gradients` at the images of ``result``; infinite where there are none.
+def total_of(problem: Problem, result: Reconstruction, parts: Parts) -> float:
+    """Objective and priors of ``parts`` at the images of ``result``; infinite where there are none.
 
     It judges what `dlg` found by images as they are returned, in [0, 1], and makes noise that fits a noisy
     update lose by its total variation.
@@ -168,8 +168,9 @@ def total_of(problem: Problem, result: Reconstruction, tv: float) -> float:
         return math.inf
     images = result.images.to(problem.device).clamp(0, 1)
     simulated = simulate(problem, images, result.labels.to(problem.device))
-    distance = cosine_distance([value[None] for value in simulated.values()], list(problem.observed.values()))
-    total = float(distance.detach() + tv * total_variation(images[None]))
+    rows = [value[None] for value in simulated.values()]
+    total = float(parts.objective(rows, list(problem.observed.values())).detach())
+    total += sum(float(prior.bind([problem], 1)(images[None])) for prior in parts.priors)
     return total if math.isfinite(total) else math.inf
 
 

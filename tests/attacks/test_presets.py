@@ -1,0 +1,112 @@
+"""Presets adapt to what the update shows: noise, pruning, batch-norm statistics."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fl_audit.attacks import attacks
+from fl_audit.attacks.inverting_gradients import InvertingGradients
+from fl_audit.attacks.known_entries import KnownEntries
+from fl_audit.attacks.objectives import Cosine
+from fl_audit.attacks.priors import TotalVariation
+from fl_audit.attacks.problem import Problem, prepare
+from fl_audit.core.progress import Progress
+from fl_audit.core.types import Reconstruction, TrainingDetails
+from tests.attacks.cases import CPU, Case, make_case
+
+
+def problem_of(case: Case) -> Problem:
+    return prepare(case.update, case.knowledge, seed=0, who="t", device=CPU, progress=Progress())
+
+
+def run(spec: str, case: Case) -> Reconstruction:
+    result = attacks.create(spec).run(case.update, case.knowledge, seed=0, device=CPU)
+    assert (result.status, result.reason) == ("done", None)
+    return result
+
+
+def changed(case: Case, *, noise: float = 0.0, keep: float = 1.0) -> Case:
+    """The case with noise of that many times the update's norm, and with only the largest changes kept."""
+    generator = torch.Generator().manual_seed(5)
+    change = {name: case.update.received[name] - sent for name, sent in case.update.sent.items()}
+    entries = sum(value.numel() for value in change.values())
+    std = noise * float(sum(value.square().sum() for value in change.values()) / entries) ** 0.5
+
+    def one(value: Tensor) -> Tensor:
+        value = value + std * torch.randn(value.shape, generator=generator)
+        limit = value.abs().flatten().kthvalue(max(int((1 - keep) * value.numel()), 1)).values
+        return value if keep == 1.0 else torch.where(value.abs() > limit, value, 0)
+
+    received = {name: sent + one(change[name]) for name, sent in case.update.sent.items()}
+    return replace(case, update=replace(case.update, received=received))
+
+
+def weight_of(case: Case, attack: InvertingGradients) -> float:
+    (prior,) = attack._parts(problem_of(case)).priors
+    assert isinstance(prior, TotalVariation)
+    return prior.weight
+
+
+def test_total_variation_weighs_more_the_more_noise_there_is() -> None:
+    case, attack = make_case(shape=(3, 16, 16), labels=(1,), classes=10), InvertingGradients()
+    assert weight_of(case, attack) == attack.tv
+    weights = [weight_of(changed(case, noise=noise), attack) for noise in (0.7, 10.0)]
+    assert attack.tv + 0.05 < weights[0] < weights[1] <= attack.tv + attack.noisy_tv
+    assert InvertingGradients(tv=0, noisy_tv=0)._parts(problem_of(case)).priors == ()
+
+
+@pytest.mark.parametrize(("zeros", "masked"), [("auto", True), ("missing", True), ("evidence", False)])
+def test_zeros_of_a_pruned_update_are_no_evidence_unless_asked(zeros: str, masked: bool) -> None:
+    whole = make_case(shape=(3, 16, 16), labels=(1,), classes=10)
+    attack = attacks.create(f"inverting-gradients:zeros={zeros}")
+    assert isinstance(attack, InvertingGradients)
+    pruned = changed(whole, keep=0.1)
+    assert isinstance(attack._parts(problem_of(pruned)).objective, KnownEntries if masked else Cosine)
+    assert weight_of(pruned, attack) == pytest.approx(attack.tv + attack.noisy_tv * masked)
+    expected = KnownEntries if zeros == "missing" else Cosine
+    assert isinstance(attack._parts(problem_of(whole)).objective, expected)
+
+
+def test_a_search_that_only_fits_noise_is_given_up() -> None:
+    case = make_case(shape=(3, 16, 16), labels=(1,), classes=10)
+    assert run("inverting-gradients:iterations=300", changed(case, noise=30.0)).iterations < 300
+    assert run("inverting-gradients:iterations=150", case).iterations == 150
+
+
+def test_batch_norm_statistics_help_a_batch_that_the_gradient_alone_leaves_open() -> None:
+    training = TrainingDetails(batch_size=4, train_mode=True)
+    case = make_case("norm-without-dropout", labels=(0, 0, 1, 1), training=training)
+    errors = {}
+    for weight in (0.0, 1.0):
+        spec = f"see-through-gradients:iterations=100,restarts=1,batch_norm={weight}"
+        result = run(spec, case)
+        errors[weight] = bn_distance(result.images, case)
+    assert errors[1.0] < 0.5 * errors[0.0]
+
+
+def bn_distance(images: Tensor | None, case: Case) -> float:
+    """Difference of the first layer's mean over the batch, the client's own against the reconstruction's."""
+    assert images is not None
+    assert case.knowledge.model is not None
+    model = case.knowledge.model
+    model.load_state_dict(case.update.sent)
+    first = model.get_submodule("0")
+    with torch.no_grad():
+        own, found = first(case.images), first(images)
+    return float((own.mean((0, 2, 3)) - found.mean((0, 2, 3))).norm())
+
+
+def test_a_model_without_batch_norm_is_attacked_without_it_and_the_finding_says_so() -> None:
+    result = run("see-through-gradients:iterations=3", make_case(labels=(0, 1)))
+    assert any("batch-norm statistics are not used: the model has no batch norm" in n for n in result.notes)
+
+
+def test_idlg_reads_the_label_and_recovers_one_image() -> None:
+    case = make_case(labels=(3,), classes=10, grant_labels=False)
+    result = run("idlg", case)
+    assert result.labels is not None
+    assert result.labels.tolist() == [3]
+    assert result.images is not None
+    assert float((result.images - case.images).square().mean()) < 1e-3
