@@ -114,6 +114,20 @@ def test_a_reconstruction_of_nan_is_unscored_and_the_rest_is_graded(folder: Path
     assert render_study(study(folder, folder, UNITS))
 
 
+def test_metrics_among_all_originals_and_of_whole_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in folder.glob("p[45]_*.png"):
+        path.unlink()  # what is left has one size
+    units = {spec: metrics.create(spec) for spec in ("identification", "frechet-semsim:min_images=2")}
+    result = study(folder, folder, units).result
+    assert result.pairs["p0"]["identification"] == 1
+    assert result.sets["frechet-semsim:min_images=2"].value is not None
+    monkeypatch.setattr("fl_audit.faithfulness.grade.HELD_BYTES", 5000)
+    result = study(folder, folder, units).result
+    assert result.pairs["p0"]["identification"] is None
+    assert "over the limit" in result.unmeasured["p0"]["identification"]
+    assert "over the limit" in str(result.sets["frechet-semsim:min_images=2"].reason)
+
+
 def test_mistakes_in_the_labels_come_before_any_image_is_read(folder: Path) -> None:
     (folder / "p3_rec.png").write_text("damaged")
     with pytest.raises(ConfigError, match="one value only"):
