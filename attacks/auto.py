@@ -22,6 +22,7 @@ from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.r_gap import RGap
 from fl_audit.attacks.rows import SMALL_MODEL
 from fl_audit.attacks.simulation import simulate
+from fl_audit.attacks.spear import Spear
 from fl_audit.attacks.starts import Given
 from fl_audit.core.types import Reconstruction
 
@@ -36,6 +37,7 @@ WORTH_A_START = 0.1
 
 FIRST_LAYER: tuple[tuple[Attack, str], ...] = (
     (Analytic(), "the first layer is linear and its input explains its gradient"),
+    (Spear(), "a linear layer with ReLU sees the images, and their activations explain its gradient"),
 )
 """Closed forms on a first linear layer, the cheapest first, and why one was chosen."""
 

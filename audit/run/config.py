@@ -93,7 +93,7 @@ class AttackConfig(_Section):
     """What is attacked, and with what."""
 
     names: Annotated[list[str], Field(min_length=1)] = Field(
-        ["inverting-gradients"], description="attacks, with :key=value,… parameters"
+        ["auto"], description="attacks, with :key=value,… parameters"
     )
     rounds: int | None = Field(
         None,

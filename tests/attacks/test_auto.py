@@ -48,6 +48,15 @@ def test_a_first_linear_layer_is_solved_exactly() -> None:
     assert result.iterations == 0
 
 
+def test_several_images_through_a_linear_layer_with_relu_are_solved_exactly() -> None:
+    case = make_case("dense", labels=(1, 0, 1), grant_labels=False)
+    result = run(case)
+    assert result.images is not None
+    assert any(name in said(result) for name in ("spear", "analytic"))
+    partner = torch.cdist(case.images.flatten(1), result.images.flatten(1))
+    assert float(partner.min(1).values.max()) < 1e-3
+
+
 def test_one_image_on_a_chain_of_layers_is_solved_layer_by_layer() -> None:
     case = make_case(labels=(1,), grant_labels=False)
     result = run(case)
