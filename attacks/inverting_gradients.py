@@ -51,7 +51,7 @@ class InvertingGradients(OptimisationAttack):
     iterations: int = Field(300, ge=1, le=1_000_000, description="steps of signed Adam in each restart")
     restarts: int = Field(1, ge=1, le=1024, description="independent random starts; the best is returned")
     step_size: float = Field(0.2, gt=0, le=1, description="first step size, in pixel values of [0, 1]")
-    momentum: float = Field(0.8, ge=0, lt=1, description="share of earlier steps in the direction followed")
+    momentum: float = Field(0.5, ge=0, lt=1, description="share of earlier steps in the direction followed")
     tv: float = Field(5e-4, ge=0, description="weight of the total variation beside the cosine distance")
     noisy_tv: float = Field(
         0.3,
