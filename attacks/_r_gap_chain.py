@@ -38,12 +38,11 @@ class Activation:
     inverse: Callable[[Tensor], Tensor]
     lossy: bool = False
 
-    def undo(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs for ``outputs``, and a mask of those that are known; the others are negative."""
+    def undo(self, outputs: Tensor) -> Tensor:
+        """Inputs for ``outputs``; -1, where the slope is 0, for those that are lost."""
         if not self.lossy:
-            return self.inverse(outputs), torch.ones_like(outputs, dtype=torch.bool)
-        known = outputs > DARK * outputs.abs().max()
-        return torch.where(known, outputs, -1.0), known
+            return self.inverse(outputs)
+        return torch.where(outputs > DARK * outputs.abs().max(), outputs, -1.0)
 
     def slope(self, inputs: Tensor) -> Tensor:
         """Derivative at each input."""
@@ -119,11 +118,10 @@ def find_chain(problem: Problem) -> Chain:
             f"what comes before the first layer {first.name!r} is no per-pixel normalisation{between}"
         )
     links = []
-    for here, following in pairwise([*places, None]):
-        activation = None
-        if following is not None:
-            activation = _activation(calls[here], calls[following], calls[here + 1 : following])
+    for here, following in pairwise(places):
+        activation = _activation(calls[here], calls[following], calls[here + 1 : following])
         links.append(_link(calls[here], activation))
+    links.append(_link(calls[places[-1]], None))
     scale, offset = (value.cpu() for value in pixels)
     return Chain(tuple(links), scale, offset)
 
@@ -228,7 +226,9 @@ def known_activation(module: nn.Module) -> Activation | None:
         return Activation(torch.relu, lambda a: a, lossy=True)
     if isinstance(module, nn.LeakyReLU) and module.negative_slope > 0:
         slope = float(module.negative_slope)
-        return Activation(lambda z: torch.where(z > 0, z, slope * z), lambda a: torch.where(a > 0, a, a / slope))
+        return Activation(
+            lambda z: torch.where(z > 0, z, slope * z), lambda a: torch.where(a > 0, a, a / slope)
+        )
     if isinstance(module, nn.Sigmoid):
         return Activation(torch.sigmoid, lambda a: torch.logit(a.clamp(EDGE, 1 - EDGE)))
     if isinstance(module, nn.Tanh):

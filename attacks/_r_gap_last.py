@@ -100,5 +100,5 @@ def _by_length(
     best = min(range(len(grid)), key=lambda place: misfit(grid[place]))
     around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
     found = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-12})
-    return direction * math.exp(float(found.x))
-
+    result: Tensor = direction * math.exp(float(found.x))
+    return result

@@ -6,7 +6,6 @@ never written out as a matrix; products with it and its transpose are convolutio
 memory stays that of the layer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +44,7 @@ class System:
         shape: of its input without the batch axis.
         weight: as sent.
         output: ``z - bias``, in the shape of the layer's output without the batch axis.
-        known: which entries of ``output`` are known, same shape.
+        trust: weight of each entry of ``output``, same shape; 0 where it is not known.
         upper: gradient of the loss at the layer's output, same shape.
         gradient: of the weight.
     """
@@ -54,7 +53,7 @@ class System:
     shape: tuple[int, ...]
     weight: Tensor
     output: Tensor
-    known: Tensor
+    trust: Tensor
     upper: Tensor
     gradient: Tensor
 
@@ -67,8 +66,8 @@ class System:
         return result[0]
 
     def weight_equations(self, inputs: Tensor) -> Tensor:
-        """Left-hand side of the weight constraints."""
-        return self.convolve(inputs, self.weight)[self.known]
+        """Left-hand side of the weight constraints, each times its trust."""
+        return (self.convolve(inputs, self.weight) * self.trust).flatten()
 
     def gradient_equations(self, inputs: Tensor) -> Tensor:
         """Left-hand side of the gradient constraints."""
@@ -81,12 +80,6 @@ class System:
         inputs = torch.zeros(self.shape, dtype=torch.float64).requires_grad_()
         (value,) = torch.autograd.grad(self.convolve(inputs, weight), inputs, outputs)
         return value
-
-    def spread(self, values: Tensor) -> Tensor:
-        """Values of the known outputs, zeros elsewhere: the transpose of taking the known ones."""
-        result = torch.zeros(self.known.shape, dtype=torch.float64)
-        result[self.known] = values
-        return result
 
 
 def solve(system: System, start: Tensor, *, iterations: int, generator: torch.Generator) -> Solution:
@@ -105,7 +98,7 @@ def solve(system: System, start: Tensor, *, iterations: int, generator: torch.Ge
     """
     random = torch.randn(start.numel(), generator=generator, dtype=torch.float64)
     sizes = [
-        float(part(random.view(system.shape)).square().mean().sqrt()) if system.known.any() else 1.0
+        float(part(random.view(system.shape)).square().mean().sqrt())
         for part in (system.weight_equations, system.gradient_equations)
     ]
     operator, right = _operator(system, max(sizes[0], 1e-300), max(sizes[1], 1e-300))
@@ -123,15 +116,16 @@ def solve(system: System, start: Tensor, *, iterations: int, generator: torch.Ge
         return torch.from_numpy(found[0])
 
     values = least_squares(right, start.numpy())
-    residual = np.linalg.norm(operator.matvec(values.numpy()) - right) / max(np.linalg.norm(right), 1e-300)
+    length = float(np.linalg.norm(right))
+    residual = float(np.linalg.norm(operator.matvec(values.numpy()) - right)) / max(length, 1e-300)
     again = least_squares(operator.matvec(random.numpy()), None)
     undetermined = float((again - random).square().sum() / random.square().sum()) * len(random)
-    return Solution(values, float(residual), undetermined)
+    return Solution(values, residual, undetermined)
 
 
 def _operator(system: System, weights: float, gradients: float) -> tuple[LinearOperator, np.ndarray]:
     """The matrix as an operator, each kind of equation divided by its size, and the right-hand side."""
-    count = int(system.known.sum())
+    count = system.output.numel()
     unknowns = int(np.prod(system.shape))
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -147,12 +141,13 @@ def _operator(system: System, weights: float, gradients: float) -> tuple[LinearO
 
     def transposed(values: np.ndarray) -> np.ndarray:
         rows = tensor(values)
-        outputs = system.spread(rows[:count] / weights)
+        outputs = rows[:count].view_as(system.trust) * system.trust / weights
         kernel = (rows[count:] / gradients).view_as(system.weight)
         result = system.backward(outputs, system.weight) + system.backward(system.upper, kernel)
         return result.flatten().numpy()
 
-    right = torch.cat([system.output[system.known] / weights, system.gradient.flatten() / gradients])
+    given = (system.output * system.trust).flatten()
+    right = torch.cat([given / weights, system.gradient.flatten() / gradients])
     shape = (count + system.weight.numel(), unknowns)
     operator = LinearOperator(shape, matvec=forward, rmatvec=transposed, dtype=np.float64)
     return operator, right.numpy()

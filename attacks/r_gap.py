@@ -62,8 +62,8 @@ class RGap(Attack):
         "https://arxiv.org/abs/2010.07733"
     )
     works: ClassVar[str] = (
-        "one image and one local SGD step; chains of convolutions and linear layers with leaky ReLU, sigmoid, "
-        "tanh or the like between them, without pooling, batch norm or residual connections"
+        "one image and one local SGD step; chains of convolutions and linear layers with leaky ReLU, "
+        "sigmoid, tanh or the like between them, without pooling, batch norm or residual connections"
     )
 
     iterations: int = Field(
@@ -101,14 +101,13 @@ class RGap(Attack):
             objective=found.residual,
         )
 
-    def _below(
-        self, problem: Problem, chain: Chain, link: Link, above: _Inverted, scale: float
-    ) -> _Inverted:
+    def _below(self, problem: Problem, chain: Chain, link: Link, above: _Inverted, scale: float) -> _Inverted:
         """The input of ``link`` from that of the layer above it."""
         if link.activation is None:
             raise TypeError(f"layer {link.name!r} is the last one")
-        outputs, known = link.activation.undo(above.values)
-        upper = above.upper * link.activation.slope(outputs)
+        outputs = link.activation.undo(above.values)
+        slopes = link.activation.slope(outputs)
+        upper = above.upper * slopes
         weight = link.module.weight.detach().to("cpu", torch.float64)
         gradient = problem.observed[f"{link.name}.weight".lstrip(".")].to("cpu", torch.float64) / scale
         if isinstance(link.module, nn.Linear):
@@ -129,7 +128,8 @@ class RGap(Attack):
             shape=link.shape,
             weight=weight,
             output=outputs.view(form) - bias.view(-1, *[1] * (len(form) - 1)),
-            known=known.view(form),
+            # An error in the output above is one of that over the slope here, endless where a unit is off.
+            trust=slopes.view(form),
             upper=upper.view(form),
             gradient=gradient,
         )
