@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -240,8 +241,8 @@ def test_nesterov_groups_and_state_of_earlier_rounds_are_seen() -> None:
     weights, biases = (
         [p for name, p in model.named_parameters() if name.endswith(end)] for end in ("weight", "bias")
     )
-    rest = {"params": biases, "weight_decay": 0.5}
-    optimizer = torch.optim.SGD([{"params": weights}, rest], lr=0.1, momentum=0.9, nesterov=True)
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.5}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
     step(model, optimizer, slice(0, 4))
     with Witness() as seen:
         step(model, optimizer, slice(4, 8))
