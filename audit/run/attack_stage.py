@@ -105,10 +105,6 @@ def load_batch(
     for job in batch.jobs:
         try:
             update = read_update(folder.captures, job.key)
-            problem = update.problem()
-            if problem is not None:
-                failed.append((job, Reconstruction("failed", reason=problem)))
-                continue
             knowledge = read_knowledge(folder.knowledge_file(job.key), job.key)
         except CaptureError as error:
             logger.warning("%s", error)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fl_audit.attacks import Attack, attacks
+from fl_audit.attacks.losses import find_loss
 from fl_audit.core.errors import KnowledgeError
 from fl_audit.core.types import THREAT_LEVELS
 from fl_audit.core.units import Dataset, Defense, ModelSpec, Partitioner
@@ -35,7 +36,7 @@ def check_names(config: RunConfig) -> Units:
 
     Raises:
         ConfigError: a name or a parameter is wrong; the message lists the valid ones.
-        KnowledgeError: an attack needs what the threat model does not grant.
+        KnowledgeError: an attack needs what the threat model does not grant, or there is no such loss.
     """
     units = Units(
         datasets.create(config.data.dataset),
@@ -53,6 +54,8 @@ def check_names(config: RunConfig) -> Units:
                 f"attack {spec!r} needs {', '.join(missing)}, which threat level {config.threat.level} "
                 f"({THREAT_LEVELS[config.threat.level]}) does not grant. Raise it, e.g. --set threat.level=B"
             )
+        if "loss" in attack.needs:
+            find_loss(config.threat.loss, spec)
     return units
 
 

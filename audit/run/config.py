@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fl_audit.core.types import THREAT_LEVELS
+from fl_audit.core.types import THREAT_LEVELS, Sends
 
 DEFAULT_ATTACKED = 3
 """Rounds that are attacked unless the user says how many: enough to see whether leakage falls."""
@@ -79,6 +79,12 @@ class ThreatConfig(_Section):
         "C", description="level of the SoK taxonomy: A updates only, B informed, C parameter-aware"
     )
     labels: bool = Field(True, description="whether the true labels are granted besides")
+    loss: str = Field(
+        "cross-entropy", description="the clients' loss: cross-entropy, or module:function(logits, labels)"
+    )
+    sends: Sends | None = Field(
+        None, description="what clients send: weights, delta or gradient; null: told from the magnitudes"
+    )
 
     @property
     def words(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch.nn.functional import cross_entropy
 
+from fl_audit.attacks.losses import CROSS_ENTROPY
 from fl_audit.core.captures import list_captures, read_update, write_truth, write_update
 from fl_audit.core.files import write_json
 from fl_audit.core.seeding import numpy_generator, seeded_globals
@@ -47,7 +48,7 @@ def capture_control(
             write_update(folder.captures, update)
             write_truth(folder.truth, key, truth)
             granted = grant(
-                config.threat,
+                config.threat.model_copy(update={"loss": CROSS_ENTROPY, "sends": None}),
                 truth,
                 model=config.model,
                 num_classes=len(data.classes),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, ThreatLevel, TrainingDetails
+from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, Sends, ThreatLevel, TrainingDetails
 from fl_audit.models import models
 from fl_audit.run.config import ThreatConfig
 
@@ -31,6 +31,7 @@ class Grant(BaseModel):
     image_shape: tuple[int, int, int] | None = None
     training: TrainingDetails | None = None
     labels: list[int] | None = None
+    sends: Sends | None = None
 
 
 def grant(
@@ -42,11 +43,11 @@ def grant(
     image_shape: tuple[int, int, int],
 ) -> Grant:
     """Apply the threat model to one capture; ``truth`` is None where the operator has none."""
-    values: dict[str, Any] = {"level": threat.level}
+    values: dict[str, Any] = {"level": threat.level, "sends": threat.sends}
     if threat.level >= "B":
         values |= {
             "model": model,
-            "loss": "cross-entropy",
+            "loss": threat.loss,
             "num_classes": num_classes,
             "image_shape": image_shape,
         }
@@ -83,4 +84,5 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
         image_shape=granted.image_shape,
         training=granted.training,
         labels=labels,
+        sends=granted.sends,
     )

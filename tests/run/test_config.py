@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_audit.core.errors import ConfigError
+from fl_audit.core.errors import ConfigError, KnowledgeError
 from fl_audit.run.config import SCENARIOS, RunConfig
 from fl_audit.run.load import dump_config, parse_settings, resolve_config
 
@@ -136,3 +136,11 @@ def test_metrics_can_be_chosen_and_are_checked() -> None:
         check_names(resolve_config(None, {"grade.metrics": ["ssmi"]}))
     with pytest.raises(ConfigError, match=r"grade\.metrics: ssim is listed twice.*--metric"):
         resolve_config(None, {"grade.metrics": ["ssim", "ssim"]})
+
+
+def test_a_loss_that_is_not_known_is_refused_before_any_work() -> None:
+    from fl_audit.run.check import check_names
+
+    with pytest.raises(KnowledgeError, match=r"'focal'.*module:function.*threat\.loss"):
+        check_names(resolve_config(None, {"threat.loss": "focal"}))
+    check_names(resolve_config(None, {"threat.loss": "focal", "attack.names": ["analytic"]}))

@@ -7,7 +7,7 @@ import torch
 
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
-from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
+from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, TrainingDetails
 from fl_audit.run.check import granted_names
 from fl_audit.run.config import ThreatConfig
 from fl_audit.run.grants import grant, read_knowledge, write_grant
@@ -72,6 +72,19 @@ def test_a_grant_written_before_a_detail_was_recorded_is_read(tmp_path: Path) ->
     facts["training"] = {name: facts["training"][name] for name in old}
     write_json(tmp_path / "grant.json", facts)
     assert read_knowledge(tmp_path / "grant.json", KEY).training == TRUTH.training
+
+
+def test_the_loss_and_what_clients_send_are_granted_as_configured(tmp_path: Path) -> None:
+    threat = ThreatConfig(loss="my:loss", sends="delta")
+    knowledge = read_knowledge_of(threat, tmp_path)
+    assert (knowledge.loss, knowledge.sends) == ("my:loss", "delta")
+    assert read_knowledge_of(ThreatConfig(), tmp_path).sends is None
+
+
+def read_knowledge_of(threat: ThreatConfig, folder: Path) -> Knowledge:
+    written = grant(threat, TRUTH, model="mlp:width=4", num_classes=4, image_shape=(1, 8, 8))
+    write_grant(folder / "grant.json", written)
+    return read_knowledge(folder / "grant.json", KEY)
 
 
 def test_reading_a_grant_leaves_the_global_generator_alone(tmp_path: Path) -> None:
