@@ -35,8 +35,8 @@ class InvertingGradients(OptimisationAttack):
     several local steps. Differs in: pixels and step size are in [0, 1], normalisation being the model's;
     restarts share one batch axis; the step size falls along a cosine, from twice the paper's, with less
     momentum; the start is grey, since most images are nearer to it than to noise; the best of the last
-    iterates is returned; total variation weighs more where the update is noisy or pruned, and the zeros of a
-    pruned one are no evidence; far fewer iterations.
+    iterates is returned; total variation weighs more where the update is noisy, and the zeros of a pruned
+    one are no evidence; far fewer iterations.
     """
 
     paper: ClassVar[str] = (
@@ -56,7 +56,7 @@ class InvertingGradients(OptimisationAttack):
     noisy_tv: float = Field(
         0.3,
         ge=0,
-        description="weight added to it, times the share of noise in the update; pruned counts as 1",
+        description="weight added to it, times the share of noise in the update",
     )
     zeros: Literal["auto", "evidence", "missing"] = Field(
         "auto", description="what exact zeros of the update say; auto: missing if it looks pruned"
@@ -81,8 +81,6 @@ class InvertingGradients(OptimisationAttack):
     def variation(self, problem: Problem) -> float:
         """The weight of total variation for the update at hand."""
         share = noise_share(list(problem.observed.values()))
-        if self._is_pruned(problem):
-            share = 1.0
         return self.tv + self.noisy_tv * (share if share >= NOISY else 0.0)
 
     def _is_pruned(self, problem: Problem) -> bool:
