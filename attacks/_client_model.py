@@ -40,6 +40,12 @@ def set_mode(model: nn.Module, *, train: bool) -> None:
             module.running_mean = module.running_var = module.num_batches_tracked = None
 
 
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether images of one batch see each other, in a model whose mode is set."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(norm.training or norm.running_mean is None for norm in norms)
+
+
 def note_dropout(model: nn.Module, training: TrainingDetails | None, notes: list[str]) -> None:
     """Say so where the client dropped values."""
     dropout = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules())

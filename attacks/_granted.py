@@ -36,13 +36,13 @@ def simulated(training: TrainingDetails | None, notes: list[str]) -> TrainingDet
     return replace(training, optimizer=training.optimizer.lower())
 
 
-def granted_labels(knowledge: Knowledge) -> Tensor | None:
-    """The labels granted, checked against the class count.
+def checked_labels(labels: Tensor | None, knowledge: Knowledge) -> Tensor | None:
+    """Granted labels, checked against the class count granted.
 
     Raises:
         ConfigError: they are no classes.
     """
-    labels, classes = knowledge.labels, knowledge.num_classes
+    classes = knowledge.num_classes
     if labels is None:
         return None
     fits = labels.ndim == 1 and labels.numel() > 0 and not labels.dtype.is_floating_point

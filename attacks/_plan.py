@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ class Plan:
     step_sizes: tuple[int, ...]
     uses: Tensor | None
     labels: Tensor | None
+
+    @property
+    def first_pass(self) -> tuple[int, ...]:
+        """Images in each of the steps that use the N images for the first time."""
+        ends = accumulate(self.step_sizes)
+        return self.step_sizes[: sum(end <= self.num_images for end in ends)]
 
 
 def make_plan(

@@ -1,6 +1,6 @@
 """A look at the model before any work: how to differentiate it, and whether its graphs fit memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -51,12 +51,13 @@ def check_model(run: Callable[[Tensor], object], images: Tensor, num_classes: in
     return needed
 
 
-def in_bounded_memory(plan: Unrolling, images: Tensor, labels: Tensor) -> Unrolling:
-    """``plan`` with `Unrolling.checkpointed` and `Unrolling.forward_mode` chosen for its model."""
-    if len(plan.sizes) == 1 or kept_bytes(plan, images, labels) <= BOUND:
-        return plan
-    plan = replace(plan, checkpointed=True)
-    return replace(plan, forward_mode=runs_forward_mode(plan, images, labels))
+def in_bounded_memory(plans: Sequence[Unrolling], images: Tensor, labels: Tensor) -> tuple[bool, bool]:
+    """`Unrolling.checkpointed` and `Unrolling.forward_mode` for what is unrolled side by side."""
+    if sum(len(plan.sizes) for plan in plans) == 1:
+        return False, True
+    if sum(kept_bytes(plan, images, labels) for plan in plans) <= BOUND:
+        return False, True
+    return True, runs_forward_mode(plans[0], images, labels)
 
 
 def kept_bytes(plan: Unrolling, images: Tensor, labels: Tensor) -> int:

@@ -193,6 +193,7 @@ def _alike(one: Problem, other: Problem) -> bool:
         and one.exact_scale == other.exact_scale
         and one.proximal == other.proximal
         and one.loss == other.loss
+        and not (one.cohort or other.cohort)
         and (one.uses is None) == (other.uses is None)
         and (one.uses is None or other.uses is None or torch.equal(one.uses, other.uses))
         and list(one.observed) == list(other.observed)

@@ -29,12 +29,27 @@ def simulate(problem: Problem, images: Tensor, labels: Tensor, *, gradient: Grad
     Returns:
         By parameter name; differentiable once in ``images``.
     """
+    if problem.cohort:
+        return _mean(problem, images, labels, functional=gradient is functional_gradient)
     if problem.uses is not None:
         images, labels = images[problem.uses], labels[problem.uses]
     if problem.is_gradient:
         return (gradient or taped_gradient)(problem, problem.parameters, images, labels)
-    plan = problem.unrolling(functional=gradient is functional_gradient)
-    return unroll(plan, images, labels)
+    return unroll(problem.unrolling(functional=gradient is functional_gradient), images, labels)
+
+
+def _mean(problem: Problem, images: Tensor, labels: Tensor, *, functional: bool) -> Named:
+    """The weighted mean of what each client of the cohort would have sent."""
+    sizes = [member.problem.num_images for member in problem.cohort]
+    total = {name: torch.zeros_like(value) for name, value in problem.parameters.items()}
+    parts = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+    for member, (part, marks) in zip(problem.cohort, parts, strict=True):
+        own = member.problem
+        if own.uses is not None:
+            part, marks = part[own.uses], marks[own.uses]
+        moved = unroll(own.unrolling(functional=functional), part, marks)
+        total = {name: value + member.weight * moved[name] for name, value in total.items()}
+    return total
 
 
 def check_differentiable(problem: Problem, labels: Tensor) -> None:

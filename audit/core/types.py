@@ -152,6 +152,23 @@ class TrainingDetails:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A client's part in an aggregate, as far as the attacker knows.
+
+    Attributes:
+        weight: its share of the mean; all add up to 1.
+        num_examples: different images that it says it used.
+        training: how it trained, if granted.
+        labels: its labels in order of use, int64 ``(U,)``, if granted.
+    """
+
+    weight: float
+    num_examples: int | None = None
+    training: TrainingDetails | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """What the threat model grants the attacker besides the update. None means not granted.
 
@@ -167,6 +184,8 @@ class Knowledge:
         batch_norm: batch-norm statistics of the client's data by module name (level E).
         surrogate: images of a like distribution, float32 ``(M, C, H, W)`` in [0, 1] (level D).
         sends: what clients send back; None: told from the magnitudes. No level withholds it.
+        cohort: the clients whose weighted mean the update is, where the server sees nothing else (secure
+            aggregation); ``training`` and ``labels`` are then theirs, all together. Empty: one client.
     """
 
     level: ThreatLevel = "B"
@@ -179,6 +198,7 @@ class Knowledge:
     batch_norm: Mapping[str, tuple[Tensor, Tensor]] | None = None
     surrogate: Tensor | None = None
     sends: Sends | None = None
+    cohort: tuple[Share, ...] = ()
 
     def granted(self) -> frozenset[str]:
         """Names of the fields that are granted."""
