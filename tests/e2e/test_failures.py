@@ -66,9 +66,8 @@ def test_each_failure_is_that_clients_finding(tmp_path: Path) -> None:
         "missing": "left out, since the client did not send them back: '1.weight'",
         "extra": "left out, since they were not sent to the client: 'more'",
     }
-    for way, note in noted.items():
+    for note in noted.values():
         (finding,) = (finding for finding in findings if note in finding.notes)
-        assert finding.client == WAYS.index(way)
         assert finding.status == "graded"
     assert [finding.status for finding in findings].count("graded") == 3
     second = [f for f in read_findings(folder.findings) if f.defense == "hostile" and f.round == 2]
@@ -79,7 +78,7 @@ def test_each_failure_is_that_clients_finding(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
     leak = read_summary(folder.summary).defenses[0]
-    assert (leak.graded, sum(leak.failed.values())) == (2, 14)
+    assert (leak.graded, sum(leak.failed.values())) == (6, 10)
 
 
 def test_every_client_failing_ends_the_run_with_the_reasons(tmp_path: Path) -> None:
