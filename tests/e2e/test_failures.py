@@ -55,13 +55,22 @@ def test_each_failure_is_that_clients_finding(tmp_path: Path) -> None:
     findings = [f for f in read_findings(folder.findings) if f.defense == "hostile" and f.round == 1]
     assert sorted(finding.client for finding in findings) == list(range(8))
     assert CALLS[:8] == WAYS
-    words = {"raise": "boom", "nan": "NaN", "inf": "inf", "shape": "shape (", "missing": "missing ['"}
-    for way, word in (words | {"extra": "extra ['", "zero": "the update is zero"}).items():
+    words = {"raise": "boom", "nan": "NaN", "inf": "inf", "shape": "shape (", "zero": "the update is zero"}
+    for way, word in words.items():
         hit = [finding for finding in findings if finding.reason is not None and word in finding.reason]
         assert len(hit) == 1, (way, [finding.reason for finding in findings])
         assert hit[0].status == ("client-failed" if way == "raise" else "attack-failed")
         assert hit[0].recognisable is None
-    assert [finding.status for finding in findings].count("graded") == 1
+    # Arrays too few or too many do not make a client safe: the others are attacked, and the finding says so.
+    noted = {
+        "missing": "left out, since the client did not send them back: '1.weight'",
+        "extra": "left out, since they were not sent to the client: 'more'",
+    }
+    for way, note in noted.items():
+        (finding,) = (finding for finding in findings if note in finding.notes)
+        assert finding.client == WAYS.index(way)
+        assert finding.status == "graded"
+    assert [finding.status for finding in findings].count("graded") == 3
     second = [f for f in read_findings(folder.findings) if f.defense == "hostile" and f.round == 2]
     assert len(second) == 8
     page = folder.report.read_text() + "".join(
