@@ -11,14 +11,10 @@ from fl_audit.attacks._label_counts import rounded
 from fl_audit.attacks._last_layer import LastLayer
 
 ROUNDS = 30
-
-RIDGE = 1e-6
-"""Of the linear system for the embeddings, relative."""
-
-PLAUSIBLE = 3.0
-"""Largest distance of a class's embedding from the stand-ins' mean, in standard deviations of one."""
+"""Of refinement."""
 
 TRIALS = 16
+"""Scales tried where it is unknown, about."""
 
 
 @dataclass(frozen=True)
@@ -47,61 +43,6 @@ def fit_classes(layer: LastLayer, images: int) -> ClassFit:
         for factor in ([layer.scale] if layer.scale is not None else _scales(layer, start, images))
     ]
     return min(candidates, key=lambda candidate: candidate.misfit)
-
-
-@dataclass(frozen=True)
-class ClassEmbeddings:
-    """An embedding for each class.
-
-    Attributes:
-        embeddings: ``(K, D)``; of classes without images what stand-ins say.
-        residual: norm of what they leave of the gradient, relative.
-        plausible: share of the gradient's squared norm that embeddings no further from the stand-ins' than
-            `PLAUSIBLE` explain, in [0, 1].
-    """
-
-    embeddings: Tensor
-    residual: float
-    plausible: float
-
-
-def class_embeddings(layer: LastLayer, counts: Tensor, scale: float) -> ClassEmbeddings:
-    """The embeddings nearest to those of stand-ins that explain the gradient, given the counts.
-
-    With shares s and probabilities P of an image of each class, the rows of the gradient are
-    ``sum_k s_k (P_kc - 1[k = c]) e_k``: linear in the embeddings, which in turn give the probabilities.
-
-    Args:
-        layer: the last layer.
-        counts: int64 ``(K,)``.
-        scale: factor on the mean gradient.
-    """
-    shown = layer.embeddings
-    likely = layer.probabilities(shown)
-    start = (likely / likely.sum(0).clamp(min=1e-30)).T @ shown
-    share, eye = counts.double() / counts.sum(), torch.eye(layer.classes, dtype=torch.float64)
-    gradient, offset = layer.weight_gradient / scale, layer.offset_gradient / scale
-    embeddings = start
-    for _ in range(ROUNDS):
-        weights = share[:, None] * (layer.probabilities(embeddings) - eye)
-        freedom = (weights.T / share.clamp(min=1e-12)) * (share > 0)
-        normal = freedom @ weights
-        normal = normal + RIDGE * normal.diagonal().mean() * eye + 1e-300 * eye
-        moved = start + freedom.T @ torch.linalg.solve(normal, gradient - weights.T @ start)
-        embeddings = (embeddings + moved) / 2
-    size = gradient.square().sum() + offset.square().sum()
-
-    def left(guess: Tensor) -> float:
-        weights = share[:, None] * (layer.probabilities(guess) - eye)
-        rows = (gradient - weights.T @ guess).square().sum()
-        offsets = (offset - weights.T @ layer.offset_feature(guess)).square().sum()
-        value = float((rows + offsets) / size.clamp(min=1e-300))
-        return value if math.isfinite(value) else math.inf
-
-    spread = (shown - layer.typical).square().sum(1).mean().sqrt()
-    far = (embeddings - start).norm(dim=1, keepdim=True).clamp(min=1e-300)
-    near = start + (embeddings - start) * (PLAUSIBLE * spread / far).clamp(max=1)
-    return ClassEmbeddings(embeddings, math.sqrt(left(embeddings)), max(1 - left(near), 0.0))
 
 
 def _absent_embedding(layer: LastLayer) -> Tensor:

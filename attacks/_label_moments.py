@@ -26,17 +26,11 @@ import torch
 from torch import Tensor
 
 from fl_audit.attacks._label_counts import real_counts, rounded, whole_counts
+from fl_audit.attacks._label_crowd import Crowd, Linear, crowd_of, linearised
 from fl_audit.attacks._last_layer import LastLayer
-from fl_audit.core.seeding import torch_generator
 
 MAX_CLASSES = 24
 """With K classes the statistic has K (K + 1) entries."""
-
-POINTS = 192
-"""Logits that a class's distribution is averaged over."""
-
-OWN = 0.7
-"""Share, in standard deviations, of the stand-ins themselves in these; the rest is normal."""
 
 COMMON = 0.25
 """Variance of a shift of all logits that stand-ins do not show, in units of the logits' covariance."""
@@ -55,9 +49,6 @@ ROUNDS = 4
 
 DAMPING = 0.7
 """Share of the way that shifts go in a round: whole steps overshoot where gradients are small."""
-
-STRETCH = 0.1
-"""Largest mean square shift by calibration, in units of the logits' variance."""
 
 RESCALINGS = 3
 
@@ -95,37 +86,6 @@ class Fit:
     cost: float
 
 
-@dataclass(frozen=True)
-class _Crowd:
-    """Images that a client's may be like.
-
-    Attributes:
-        logits: without bias, ``(P, K)``.
-        offset: what the offset's gradient weighs them by, ``(P, 1)``.
-        bias: ``(K,)``.
-        centre: mean of ``logits``, ``(K,)``.
-        root: square root of their covariance, ``(K, K)``.
-        seen: the gradient's moments about ``centre``, up to the scale, ``(Q,)``.
-    """
-
-    logits: Tensor
-    offset: Tensor
-    bias: Tensor
-    centre: Tensor
-    root: Tensor
-    seen: Tensor
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """The statistic, linearised: of an image of each class the mean ``(K, Q)``, the covariance ``(K, Q, Q)``
-    and the derivative by a shift in units of the logits' covariance, ``(K, Q, K)``."""
-
-    mean: Tensor
-    covariance: Tensor
-    leaned: Tensor
-
-
 def fit_counts(layer: LastLayer, images: int, *, also: float | None = None) -> Fit | None:
     """Fit counts that add up to ``images``; see the module. None if stand-ins show nothing.
 
@@ -135,7 +95,7 @@ def fit_counts(layer: LastLayer, images: int, *, also: float | None = None) -> F
         also: a scale to try besides where it is unknown.
     """
     fits = []
-    for crowd in (_crowd(layer, calibrated=False), _crowd(layer, calibrated=True)):
+    for crowd in (crowd_of(layer, calibrated=False), crowd_of(layer, calibrated=True)):
         free = layer.scale is None
         try:
             scales = _likely_scales(crowd, images) if layer.scale is None else [layer.scale]
@@ -146,30 +106,26 @@ def fit_counts(layer: LastLayer, images: int, *, also: float | None = None) -> F
     return max(fits, key=lambda fit: fit.evidence, default=None)
 
 
-def _fit(crowd: _Crowd, images: int, scale: float, *, free: bool = False) -> Fit:
+def _fit(crowd: Crowd, images: int, scale: float, *, free: bool = False) -> Fit:
     """Counts, shifts and, if ``free``, the scale in turn: of all rounds the one of most evidence."""
     classes = len(crowd.bias)
     offset = crowd.seen.view(classes, -1)[:, -1]
     expected = (crowd.logits + crowd.bias).softmax(1).mean(0)
     counts = rounded(images * (expected - offset / scale), images).double()
     common, by_class = torch.zeros_like(crowd.centre), torch.zeros_like(crowd.root)
-    best: Fit | None = None
+    fits = []
     for _ in range(ROUNDS):
-        linear = _linearised(crowd, common, by_class)
+        linear = linearised(crowd, common, by_class)
         for _ in range(2):
             weighed = _Weighed.of(linear, counts, images * crowd.seen)
             counts = real_counts(weighed.quadratic, weighed.linear / scale, images)
-        fit = weighed.fit(counts, scale, free=free)
-        if best is None or fit.evidence > best.evidence:
-            best = fit
-        scale = fit.scale
+        fits.append(weighed.fit(counts, scale, free=free))
+        scale = fits[-1].scale
         left = weighed.solved[:, -1] / scale - weighed.solved[:, :-1] @ counts
         pulls = torch.einsum("cql,q->cl", linear.leaned, left)
         common = (1 - DAMPING) * common + DAMPING * COMMON * crowd.root @ (counts @ pulls)
         by_class = (1 - DAMPING) * by_class + DAMPING * BY_CLASS * counts[:, None] * pulls @ crowd.root.T
-    if best is None:
-        raise AssertionError("ROUNDS is positive")
-    return best
+    return max(fits, key=lambda fit: fit.evidence)
 
 
 @dataclass(frozen=True)
@@ -191,7 +147,7 @@ class _Weighed:
     log_determinant: float
 
     @classmethod
-    def of(cls, linear: _Linear, counts: Tensor, seen: Tensor) -> "_Weighed":
+    def of(cls, linear: Linear, counts: Tensor, seen: Tensor) -> "_Weighed":
         """Weigh by the covariance that ``counts`` images have."""
         total = torch.einsum("c,cql->ql", counts, linear.leaned)
         each = (counts[:, None, None] * linear.leaned).permute(1, 0, 2).flatten(1)
@@ -235,7 +191,7 @@ class _Weighed:
         return -spread - self.log_determinant / 2 - size * math.log(scale)
 
 
-def _likely_scales(crowd: _Crowd, images: int) -> list[float]:
+def _likely_scales(crowd: Crowd, images: int) -> list[float]:
     """The three scales of most evidence without shifts.
 
     The gradient of the offset is the scale times the difference of two distributions, mean probabilities
@@ -243,7 +199,7 @@ def _likely_scales(crowd: _Crowd, images: int) -> list[float]:
     """
     offset = crowd.seen.view(len(crowd.bias), -1)[:, -1]
     smallest = max(float(offset.abs().sum()) / 2, 1e-30)
-    linear = _linearised(crowd, torch.zeros_like(crowd.centre), torch.zeros_like(crowd.root))
+    linear = linearised(crowd, torch.zeros_like(crowd.centre), torch.zeros_like(crowd.root))
     expected = (crowd.logits + crowd.bias).softmax(1).mean(0)
     fits = []
     for step in range(SCALES):
@@ -257,93 +213,3 @@ def _likely_scales(crowd: _Crowd, images: int) -> list[float]:
         if all(abs(math.log(fit.scale / other)) > math.log(STEP) for other in best):
             best.append(fit.scale)
     return best[:3]
-
-
-def _crowd(layer: LastLayer, *, calibrated: bool) -> _Crowd:
-    """Logits of images like the stand-ins, as they are or half way towards calibrated ones."""
-    shown = layer.embeddings
-    logits, offset = shown @ layer.weight.T, layer.offset_feature(shown)
-    spread = torch.cov(logits.T)
-    spread = spread + 1e-2 * spread.diagonal().mean() * torch.eye(layer.classes, dtype=spread.dtype)
-    values, vectors = torch.linalg.eigh(spread)
-    root = vectors * values.clamp(min=1e-300).sqrt()
-    if calibrated:
-        shift = _calibration(logits + layer.bias) / 2
-        far = float(((shift @ vectors).square() / values.clamp(min=1e-300)).mean())
-        logits = logits + shift * min(1.0, math.sqrt(STRETCH / max(far, 1e-300)))
-    both = torch.cat([logits, offset[:, None]], 1)
-    deviations = both - both.mean(0)
-    half = torch.randn(
-        POINTS // 2, len(shown), generator=torch_generator(0, "points"), dtype=torch.float64
-    ) / math.sqrt(max(len(shown) - 1, 1))
-    own = deviations[torch.arange(POINTS) % len(shown)]
-    points = both.mean(0) + OWN * own + math.sqrt(1 - OWN**2) * torch.cat([half, -half]) @ deviations
-    centre, gradient = points[:, :-1].mean(0), layer.offset_gradient
-    moments = layer.weight_gradient @ layer.weight.T - gradient[:, None] * centre
-    return _Crowd(
-        logits=points[:, :-1],
-        offset=points[:, -1:],
-        bias=layer.bias,
-        centre=centre,
-        root=root,
-        seen=torch.cat([moments, gradient[:, None]], 1).flatten(),
-    )
-
-
-def _calibration(logits: Tensor) -> Tensor:
-    """Shift of the logits ``(P, K)`` at which the mean probabilities are equal, as training makes them.
-
-    Half of it is applied, and little: a model need not be trained, nor its classes be equally frequent.
-    """
-    shift = logits.new_zeros(logits.shape[1])
-    for _ in range(20):
-        mean = (logits + shift).softmax(1).mean(0)
-        shift = shift - (mean * len(mean)).clamp(min=1e-30).log().clamp(-2, 2)
-    return shift - shift.mean()
-
-
-def _linearised(crowd: _Crowd, common: Tensor, by_class: Tensor) -> _Linear:
-    """The statistic around logits shifted by ``common`` ``(K,)`` and ``by_class`` ``(K, K)``."""
-    around = crowd.logits + common
-    likely = (around + crowd.bias).softmax(1)
-    weights = (likely / likely.sum(0).clamp(min=1e-30)).T
-    mean, covariance, slopes = _moments(
-        around + by_class[:, None], crowd.bias, crowd.centre, crowd.offset, weights
-    )
-    mean = mean - torch.einsum("cql,cl->cq", slopes, common + by_class)
-    return _Linear(mean, covariance, slopes @ crowd.root)
-
-
-def _moments(
-    logits: Tensor, bias: Tensor, centre: Tensor, offset: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, covariance and mean derivative of the statistic of an image of each class.
-
-    Args:
-        logits: without bias, of each class's images, ``(K, P, K)``.
-        bias: ``(K,)``.
-        centre: what the logits are taken relative to, ``(K,)``.
-        offset: last entry of the features, ``(P, 1)``.
-        weights: of the points, adding up to 1 for each class, ``(K, P)``.
-
-    Returns:
-        ``(K, Q)``, ``(K, Q, Q)`` and, by the logits, ``(K, Q, K)``, with ``Q = K (K + 1)``.
-    """
-    classes = len(bias)
-    eye = torch.eye(classes, dtype=bias.dtype)
-    probabilities = (logits + bias).softmax(-1)
-    residuals = probabilities - eye[:, None]
-    features = torch.cat([logits - centre, offset.expand(classes, -1, -1)], 2)
-    statistic = (residuals[..., :, None] * features[..., None, :]).flatten(2)
-    mean = torch.einsum("cp,cpq->cq", weights, statistic)
-    weighted = weights[..., None] * statistic
-    covariance = weighted.transpose(1, 2) @ statistic - mean[:, :, None] * mean[:, None, :]
-    # d(r_i f_k) / dz_l = p_i (1[i = l] - p_l) f_k + r_i 1[k = l]
-    likely = weights[..., None] * probabilities
-    product = (likely[..., :, None] * features[..., None, :]).flatten(2)
-    slopes = -(product.transpose(1, 2) @ probabilities).view(classes, classes, classes + 1, classes)
-    places = torch.arange(classes)
-    slopes[:, places, :, places] += (likely.transpose(1, 2) @ features).transpose(0, 1)
-    own = torch.eye(classes + 1, dtype=bias.dtype)[:, :classes]
-    slopes = slopes + torch.einsum("cp,cpi->ci", weights, residuals)[:, :, None, None] * own
-    return mean, covariance, slopes.flatten(1, 2)

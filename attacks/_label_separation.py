@@ -1,9 +1,10 @@
 """Every image's own embedding from the last layer's gradient, where it has more classes than images.
 
 With embeddings ``e_j``, residuals ``r_j = softmax(weight e_j + bias) - y_j`` and the gradient of the mean
-cross-entropy, ``N W = sum_j r_j e_j^T``: for fewer images than classes a matrix of rank N. So the embeddings lie in
-its row space, of N dimensions, and N x N coordinates solve K x N equations: given the labels, images of one class are told
-apart too, and a residual of zero proves labels and embeddings alike. Solved by Levenberg and Marquardt.
+cross-entropy, ``N W = sum_j r_j e_j^T``: for fewer images than classes a matrix of rank N. So the embeddings
+lie in its row space, of N dimensions, and N x N coordinates solve K x N equations: given the labels, images
+of one class are told apart too, and a residual of zero proves labels and embeddings alike. Solved by
+Levenberg and Marquardt.
 
 That a low-rank gradient holds its inputs was shown for ReLU layers by Dimitrov et al., "SPEAR: Exact Gradient
 Inversion of Batches in Federated Learning", NeurIPS 2024, https://arxiv.org/abs/2403.03945, and by
@@ -31,10 +32,10 @@ ENOUGH = 1e-8
 """Relative residual at which the solver stops."""
 
 STEPS = 60
-TRIES = 4
+"""Of the solver."""
 
-VISIBLE = 4.0
-"""How far a singular value must be above the largest of the rounding errors' to count."""
+HOPELESS = 1e-2
+"""Relative residual above which slow progress ends the search, and what counts as slow, relative."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class _System:
     """The equations in coordinates of the row space.
 
     Attributes:
-        basis: ``(D, r)``, with a row of the offset where the bias is trained ``(D + 1, r)``; orthonormal rows.
+        basis: ``(D, r)``, with a row of the offset where the bias is trained ``(D + 1, r)``; orthonormal.
         target: ``N W basis``, ``(K, r)``.
         slopes: logits by coordinates, ``(K, r)``.
         bias: added to the logits; zero where it is part of ``slopes``.
@@ -80,8 +81,16 @@ class _System:
 
 @dataclass(frozen=True)
 class _State:
-    """Where the solver is: coordinates ``(N, r)``, the inverse of the scale, probabilities and residuals
-    ``(N, K)``, errors of all equations relative to the gradient, and the sum of their squares."""
+    """Where the solver is.
+
+    Attributes:
+        coordinates: of the embeddings, ``(N, r)``.
+        inverse: of the scale.
+        likely: probabilities ``(N, K)``.
+        residuals: ``(N, K)``.
+        errors: of all equations, relative to the gradient.
+        cost: the sum of their squares.
+    """
 
     coordinates: Tensor
     inverse: float
@@ -91,50 +100,32 @@ class _State:
     cost: float
 
 
-def rank(layer: LastLayer) -> int:
-    """Rank of the layer's gradient above rounding, K - 1 at most: the number of images if it is less."""
-    gradient = _extended(layer)
-    values = torch.linalg.svdvals(gradient)
-    noise = layer.rounding * (math.sqrt(gradient.shape[0]) + math.sqrt(gradient.shape[1]))
-    return int((values > max(VISIBLE * noise, 1e-7 * float(values[0]))).sum())
-
-
 def separable(layer: LastLayer, images: int) -> bool:
     """Whether there are few enough images, and they all show."""
-    return images <= min(MAX_IMAGES, layer.classes - 1) and rank(layer) >= images
+    return images <= min(MAX_IMAGES, layer.classes - 1) and layer.rank >= images
 
 
-def separate(layer: LastLayer, labels: Tensor) -> Separation | None:
-    """Tell the images apart; None if there are too many, or they do not all show.
+def separate(layer: LastLayer, labels: Tensor, tries: int) -> Separation:
+    """Tell the images apart: the best of several starts.
 
     Args:
-        layer: the last layer.
+        layer: the last layer, `separable`.
         labels: int64 ``(N,)``.
+        tries: starts, at least 1; one that proves the labels is the last.
     """
-    if not separable(layer, len(labels)):
-        return None
     system = _system(layer, labels)
-    best: Separation | None = None
-    for start in _starts(layer, labels):
-        found = _solve(system, start @ system.basis, layer.scale)
-        residual = math.sqrt(found.cost)
-        if best is None or residual < best.residual:
-            embeddings = (found.coordinates @ system.basis.T)[:, : layer.weight.shape[1]]
-            best = Separation(embeddings, residual, 1 / found.inverse)
-        if best.proved:
+    found = []
+    for start in _starts(layer, labels, tries):
+        state = _solve(system, start @ system.basis, layer.scale)
+        embeddings = (state.coordinates @ system.basis.T)[:, : layer.weight.shape[1]]
+        found.append(Separation(embeddings, math.sqrt(state.cost), 1 / state.inverse))
+        if found[-1].proved:
             break
-    return best
-
-
-def _extended(layer: LastLayer) -> Tensor:
-    """The gradient with the bias as a further feature, which is 1 for every image."""
-    if layer.bias_gradient is None:
-        return layer.weight_gradient
-    return torch.cat([layer.weight_gradient, layer.bias_gradient[:, None]], 1)
+    return min(found, key=lambda separation: separation.residual)
 
 
 def _system(layer: LastLayer, labels: Tensor) -> _System:
-    images, gradient = len(labels), _extended(layer)
+    images, gradient = len(labels), layer.extended
     left, values, right = torch.linalg.svd(gradient, full_matrices=False)
     basis = right[:images].T
     trained = layer.bias_gradient is not None
@@ -149,17 +140,19 @@ def _system(layer: LastLayer, labels: Tensor) -> _System:
     )
 
 
-def _starts(layer: LastLayer, labels: Tensor) -> list[Tensor]:
+def _starts(layer: LastLayer, labels: Tensor, tries: int) -> list[Tensor]:
     """Stand-ins weighted by how likely their class is: their mean with a little of one, then single ones."""
     generator = torch_generator(0, "separation")
     shown = layer.embeddings
     weights = layer.probabilities(shown).T[labels].clamp(min=1e-12)
     mean = weights / weights.sum(1, keepdim=True) @ shown
     starts = []
-    for attempt in range(TRIES):
+    for attempt in range(tries):
         drawn = shown[torch.multinomial(weights, 1, generator=generator)[:, 0]]
         start = drawn if attempt else mean + 0.1 * (drawn - layer.typical)
-        starts.append(torch.cat([start, start.new_ones(len(start), 1)], 1) if layer.bias_gradient is not None else start)
+        if layer.bias_gradient is not None:
+            start = torch.cat([start, start.new_ones(len(start), 1)], 1)
+        starts.append(start)
     return starts
 
 
@@ -185,7 +178,8 @@ def _solve(system: _System, start: Tensor, scale: float | None) -> _State:
             break
         damping = max(damping / 5, 1e-10)
         gained, now = now.cost - new.cost, new
-        if now.cost < ENOUGH**2 or gained < 1e-9 * now.cost:
+        slow = HOPELESS if now.cost > HOPELESS**2 else 1e-9
+        if now.cost < ENOUGH**2 or gained < slow * now.cost:
             break
     return now
 

@@ -1,6 +1,7 @@
 """Finding a model's last linear layer, and what its gradient shows."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +16,12 @@ STAND_INS = 48
 
 ROUNDING = 2.0**-25
 """Root mean square of float32's relative rounding error, about: of weights that were sent back."""
+
+VISIBLE = 4.0
+"""How far a singular value must be above the largest of the rounding errors' to count."""
+
+TINY = 1e-7
+"""Singular values below this, relative to the largest, are rounding of sums in float32."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,20 @@ class LastLayer:
     def offset_gradient(self) -> Tensor:
         """The bias's gradient ``(K,)``, or what the weight's says of it where there is none."""
         return self.weight_gradient @ self.direction if self.bias_gradient is None else self.bias_gradient
+
+    @cached_property
+    def extended(self) -> Tensor:
+        """The weight's gradient with the bias's as a further feature, 1 for every image, ``(K, D + 1)``."""
+        if self.bias_gradient is None:
+            return self.weight_gradient
+        return torch.cat([self.weight_gradient, self.bias_gradient[:, None]], 1)
+
+    @cached_property
+    def rank(self) -> int:
+        """Rank of `extended` above rounding, K - 1 at most: the number of images if it is less."""
+        values = torch.linalg.svdvals(self.extended)
+        noise = self.rounding * (math.sqrt(len(self.extended)) + math.sqrt(self.extended.shape[1]))
+        return int((values > max(VISIBLE * noise, TINY * float(values[0]))).sum())
 
     def offset_feature(self, embeddings: Tensor) -> Tensor:
         """What `offset_gradient` weighs each image's residual by, ``(..., D)`` to ``(...)``."""
@@ -175,10 +196,8 @@ def _without_decay(problem: Problem, layer: LastLayer) -> LastLayer:
         return layer
     factor = layer.scale * training.weight_decay
     bias = layer.bias_gradient
-    return LastLayer(
-        **{
-            **layer.__dict__,
-            "weight_gradient": layer.weight_gradient - factor * layer.weight,
-            "bias_gradient": None if bias is None else bias - factor * layer.bias,
-        }
+    return replace(
+        layer,
+        weight_gradient=layer.weight_gradient - factor * layer.weight,
+        bias_gradient=None if bias is None else bias - factor * layer.bias,
     )
