@@ -62,14 +62,23 @@ class Breaching:
         threads: threads that torch computes with there.
         overrides: further settings of breaching's in hydra's notation, e.g. ``attack.optim.warmup=0``.
         log: what the worker prints.
+        device: where its attacks run.
     """
 
     def __init__(
-        self, python: str, folder: Path, *, threads: int, overrides: tuple[str, ...], log: Path
+        self,
+        python: str,
+        folder: Path,
+        *,
+        threads: int,
+        overrides: tuple[str, ...],
+        log: Path,
+        device: str = "cpu",
     ) -> None:
         self._folder = folder
         self._overrides = overrides
         self._log = log
+        self._device = device
         self.versions: dict[str, str] = {}
         # Not our import path: breaching must be that environment's own.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -150,6 +159,7 @@ class Breaching:
             local=local,
             seed=seed,
             every=every,
+            device=self._device,
             out=str(out),
         )
         chosen, iterates = read_arrays(out)

@@ -90,29 +90,32 @@ def forward(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def attack(request: dict[str, Any]) -> dict[str, Any]:
-    """Attack one update with known labels, one start, batch norm in eval mode, on the CPU.
+    """Attack one update with known labels, one start, batch norm in eval mode.
 
     What is timed is breaching's whole ``reconstruct``.
     """
     config = _config(request)
     model, loss = _model(request)
-    attacker = breaching.attacks.prepare_attack(model, loss, config.attack)
+    device = torch.device(request["device"])
+    model.to(device)
+    setup = {"dtype": torch.float, "device": device}
+    attacker = breaching.attacks.prepare_attack(model, loss, config.attack, setup)
     trace = Trace(attacker, request["every"])
     update = np.load(request["update"])
     local = request["local"]
     if local is not None:
-        local = {**local, "labels": [torch.tensor(labels) for labels in local["labels"]]}
+        local = {**local, "labels": [torch.tensor(labels, device=device) for labels in local["labels"]]}
     payload = {
         "parameters": [parameter.detach() for parameter in model.parameters()],
         "buffers": list(model.buffers()),  # public ones: breaching then attacks in eval mode
         "metadata": config.case.data,
     }
     shared = {
-        "gradients": [torch.from_numpy(update[name]) for name in update.files],
+        "gradients": [torch.from_numpy(update[name]).to(device) for name in update.files],
         "buffers": None,
         "metadata": {
             "num_data_points": len(request["labels"]),
-            "labels": torch.tensor(request["labels"]),
+            "labels": torch.tensor(request["labels"], device=device),
             "local_hyperparams": local,
         },
     }
@@ -123,7 +126,7 @@ def attack(request: dict[str, Any]) -> dict[str, Any]:
 
     mean, std = _normalisation(request)
     images = [
-        (normalised * std + mean).clamp(0, 1).numpy()
+        (normalised.cpu() * std + mean).clamp(0, 1).numpy()
         for normalised in (reconstruction["data"], *trace.iterates)
     ]
     np.savez(request["out"], images[0], np.stack(images[1:]) if images[1:] else np.zeros(0, np.float32))
