@@ -122,7 +122,7 @@ class AuditGrid(GridProxy):
 
     def _concerns_nobody(self, sent: Sent) -> bool:
         """Whether an exchange need not even be read: it is not written, and nobody wants to know of it."""
-        return not self._quarantine and self._observer is None and not self.recorder.keeps(sent)
+        return not self._quarantine and self._observer is None and not sent.kept
 
     def _withhold(
         self,

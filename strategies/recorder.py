@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -41,13 +41,23 @@ class SentModel:
 
 @dataclass(frozen=True)
 class Sent:
-    """What went to one client: a snapshot, for the containers of a message change after it was sent."""
+    """What went to one client: a snapshot, for the containers of a message change after it was sent.
 
+    Attributes:
+        key: which client, in which round.
+        node_id: Flower's node id.
+        model: the arrays.
+        record: key of the record that they were in.
+        config: scalars that travelled with them.
+        kept: whether the capture of this exchange is written.
+    """
+
+    key: CaptureKey
     node_id: int
-    round: int
     model: SentModel
     record: str | None
     config: Mapping[str, Scalar]
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,8 @@ class Recorder:
         out: run folder.
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written; None writes all of them.
+        clients: most clients whose captures are written in a round: of those that the round's messages go to
+            and ``keep`` lets through, the ones with the lowest numbers. None: all of them.
 
     Clients are numbered by `know_clients`; those unknown to it get the next free numbers by rank of their
     node id.
@@ -87,10 +99,13 @@ class Recorder:
         *,
         defense: str = "none",
         keep: Keep | None = None,
+        clients: int | None = None,
     ) -> None:
         self.root = Path(out) / "captures"
         self.defense = defense
         self._keep = keep
+        self._most = clients
+        self._chosen: dict[int, set[int]] = {}
         self._clients: dict[int, int] = {}
         self._lock = threading.RLock()
         self._batches = 0
@@ -116,21 +131,20 @@ class Recorder:
         messages = list(messages)
         with self._lock:
             self._batches += bool(messages)
-            return [self._sent(message, self._batches) for message in messages]
-
-    def keeps(self, sent: Sent) -> bool:
-        """Whether the capture of this exchange is written."""
-        return self._keep is None or self._keep(sent.round, self._number(sent.node_id))
+            self.know(message.metadata.dst_node_id for message in messages)
+            sent = [self._sent(message, self._batches) for message in messages]
+            by_number = sorted({item.key for item in sent}, key=lambda key: key.client)
+            chosen = {key for key in by_number if self._choose(key)}
+            return [replace(item, kept=item.key in chosen) for item in sent]
 
     def record(self, sent: Sent, reply: Message | None) -> Recorded:
         """Write one exchange. ``reply`` None means that no reply came in time."""
         with self._lock:
-            key = CaptureKey(self.defense, sent.round, self._number(sent.node_id))
+            key, written = sent.key, sent.kept
             update = _update(key, sent, reply)
             problem = update.problem()
             # A zero update is of no use to an attack, but it is a well-formed vote in any strategy.
             malformed = None if problem is not None and problem.startswith("the update is zero") else problem
-            written = self.keeps(sent)
             if written and key in self._seen and not update.received:
                 written = False  # a later step of one round, e.g. of secure aggregation, without arrays
             if written:
@@ -141,9 +155,16 @@ class Recorder:
             arrived = reply is not None and reply.has_content()
             return Recorded(key, sent.node_id, arrived, malformed, written)
 
-    def _number(self, node_id: int) -> int:
-        self.know([node_id])
-        return self._clients[node_id]
+    def _choose(self, key: CaptureKey) -> bool:
+        """Whether a capture is written; called in the order of the clients' numbers."""
+        if self._keep is not None and not self._keep(key.round, key.client):
+            return False
+        if self._most is None:
+            return True
+        chosen = self._chosen.setdefault(key.round, set())
+        if len(chosen) < self._most:
+            chosen.add(key.client)
+        return key.client in chosen
 
     def _sent(self, message: Message, guess: int) -> Sent:
         arrays, record = named_arrays(message.content)
@@ -152,7 +173,9 @@ class Recorder:
         model = self._models.get(bytes_of)
         if model is None:
             model = self._models[bytes_of] = SentModel(arrays)
-        return Sent(message.metadata.dst_node_id, _round(message, config, guess), model, record, config)
+        node_id = message.metadata.dst_node_id
+        key = CaptureKey(self.defense, _round(message, config, guess), self._clients[node_id])
+        return Sent(key, node_id, model, record, config, kept=False)
 
 
 def _round(message: Message, config: Mapping[str, Scalar], guess: int) -> int:

@@ -113,9 +113,10 @@ class Update:
 
 
 def _finite(values: Tensor) -> bool:
-    """Whether there is no NaN or inf: the sum of such has it too, and takes no memory and a tenth of the time.
+    """Whether there is no NaN or inf.
 
-    Finite values may sum to inf, so that only a finite sum settles it.
+    The sum of such has it too, and takes no memory and a tenth of the time; finite values may sum to inf, so
+    that only a finite sum settles it.
     """
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
