@@ -1,9 +1,10 @@
 """Reading what a client sent, which may be anything: arrays to tensors, metrics to scalars, no pickle."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +40,11 @@ def named_arrays(content: RecordDict, main: str | None = None) -> tuple[dict[str
 
 
 def read_arrays(arrays: Mapping[str, Array]) -> tuple[dict[str, Tensor], str | None]:
-    """Arrays as tensors of their own memory, and what is wrong with those that could not be read."""
+    """Arrays as tensors, and what is wrong with those that could not be read.
+
+    The tensors are views of the arrays' bytes, which nobody may write to: reading a model takes no memory.
+    Only what is not in native byte order, C order and aligned is copied.
+    """
     problems: list[str] = []
     if len(arrays) > MAX_ARRAYS:
         return {}, f"{len(arrays)} arrays, over the limit of {MAX_ARRAYS}"
@@ -104,23 +109,36 @@ def _check_name(name: str) -> None:
 def _tensor(array: Array) -> Tensor:
     if array.stype != "numpy.ndarray":
         raise TypeError(f"serialised as {short(str(array.stype), 40)!r}, expected 'numpy.ndarray'")
-    _check_header(array.data)
-    values = np.load(BytesIO(array.data), allow_pickle=False)
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), order="C", copy=True))
+    values = _view(array.data)
+    if not (values.dtype.isnative and values.flags.c_contiguous and values.flags.aligned):
+        values = values.astype(values.dtype.newbyteorder("="), order="C", copy=True)
+    return torch.from_numpy(values)
 
 
-def _check_header(data: bytes) -> None:
-    """Refuse a header that promises more than the bytes that follow, before anything is allocated."""
+def _view(data: bytes) -> np.ndarray:
+    """The array over its own bytes; a header that promises more than follows it is refused."""
     stream = BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"npy format {version}")
-    shape, _, dtype = _HEADERS[version](stream)
+    shape, fortran, dtype = _HEADERS[version](stream)
     if dtype.kind not in _KINDS or dtype.itemsize > 8:
         raise TypeError(f"dtype {dtype}, expected float, int or bool of at most 8 bytes")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if expected != found:
         raise ValueError(f"shape {shape} of {dtype} takes {expected} bytes, {found} came")
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.ndarray(shape, dtype, buffer=data, offset=stream.tell(), order=order)
+
+
+def _accept_views() -> None:
+    """Let PyTorch give its one warning about tensors over memory that must not be written, unseen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(np.frombuffer(b"0", dtype=np.uint8))
+
+
+_accept_views()
 
 
 def _scalar(value: Any) -> Scalar:

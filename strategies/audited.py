@@ -19,6 +19,7 @@ def audited(
     out: Path | str = "fl-audit-captures",
     defense: str = "none",
     keep: Keep | None = None,
+    clients: int | None = None,
     quarantine: bool = False,
 ) -> T:
     """Record every train message of a federation below ``out/captures``, as each arrives.
@@ -30,6 +31,7 @@ def audited(
         out: folder of the captures.
         defense: folder name below ``out/captures``.
         keep: says for (round, client) which captures are written.
+        clients: most clients whose captures are written in a round, see `Recorder`.
         quarantine: see `AuditGrid`.
 
     Returns:
@@ -39,7 +41,7 @@ def audited(
     Raises:
         ConfigError: ``target`` is neither, or already audited.
     """
-    recorder = Recorder(out, defense=defense, keep=keep)
+    recorder = Recorder(out, defense=defense, keep=keep, clients=clients)
     if isinstance(target, Grid):
         if isinstance(target, AuditGrid):
             raise ConfigError("this grid is audited already")

@@ -104,10 +104,13 @@ class AuditGrid(GridProxy):
         reasons: list[str | None] = []
         for entry, reply in zip(matched, replies, strict=True):
             sent = entry[1] if entry is not None else None
-            if sent is not None:
+            if sent is not None and not self._concerns_nobody(sent):
                 recorded.append(self.recorder.record(sent, reply))
-            reasons.append(recorded[-1].malformed if sent is not None and reply.has_content() else None)
-        recorded += [self.recorder.record(sent, None) for _, sent in silent if sent is not None]
+                reasons.append(recorded[-1].malformed if reply.has_content() else None)
+            else:
+                reasons.append(None)
+        lost = [sent for _, sent in silent if sent is not None and not self._concerns_nobody(sent)]
+        recorded += [self.recorder.record(sent, None) for sent in lost]
         passed = self._withhold(matched, replies, reasons) if self._quarantine else replies
         if self._observer is not None:
             if recorded:
@@ -116,6 +119,10 @@ class AuditGrid(GridProxy):
             if evaluated:
                 self._observer.evaluated(evaluated)
         return passed
+
+    def _concerns_nobody(self, sent: Sent) -> bool:
+        """Whether an exchange need not even be read: it is not written, and nobody wants to know of it."""
+        return not self._quarantine and self._observer is None and not sent.kept
 
     def _withhold(
         self,

@@ -3,13 +3,15 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from flwr.app import Array, Message, RecordDict
 from torch import Tensor
 
-from fl_audit.core.captures import write_update
+from fl_audit.core.captures import digest_of, write_update
 from fl_audit.core.types import CaptureKey, Scalar, Update
 from fl_audit.strategies._content import named_arrays, read_arrays, read_scalars, short
 
@@ -19,15 +21,43 @@ Keep = Callable[[int, int], bool]
 _ALIASES = {"num_examples": "num-examples"}  # how Flower's older API calls it
 
 
+class SentModel:
+    """The arrays of a message, read and hashed once for all the clients that get the same bytes."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        # Objects of its own over the same bytes: those of a message may change after it was sent.
+        self._arrays = {name: Array(a.dtype, tuple(a.shape), a.stype, a.data) for name, a in arrays.items()}
+
+    @cached_property
+    def read(self) -> tuple[dict[str, Tensor], str | None]:
+        """As `read_arrays`."""
+        return read_arrays(self._arrays)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the file of the model."""
+        return digest_of(self.read[0])
+
+
 @dataclass(frozen=True)
 class Sent:
-    """What went to one client: a snapshot, for the containers of a message change after it was sent."""
+    """What went to one client: a snapshot, for the containers of a message change after it was sent.
 
+    Attributes:
+        key: which client, in which round.
+        node_id: Flower's node id.
+        model: the arrays.
+        record: key of the record that they were in.
+        config: scalars that travelled with them.
+        kept: whether the capture of this exchange is written.
+    """
+
+    key: CaptureKey
     node_id: int
-    round: int
-    arrays: Mapping[str, Array]
+    model: SentModel
     record: str | None
     config: Mapping[str, Scalar]
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -56,6 +86,8 @@ class Recorder:
         out: run folder.
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written; None writes all of them.
+        clients: most clients whose captures are written in a round: of those that the round's messages go to
+            and ``keep`` lets through, the ones with the lowest numbers. None: all of them.
 
     Clients are numbered by `know_clients`; those unknown to it get the next free numbers by rank of their
     node id.
@@ -67,14 +99,19 @@ class Recorder:
         *,
         defense: str = "none",
         keep: Keep | None = None,
+        clients: int | None = None,
     ) -> None:
         self.root = Path(out) / "captures"
         self.defense = defense
         self._keep = keep
+        self._most = clients
+        self._chosen: dict[int, set[int]] = {}
         self._clients: dict[int, int] = {}
         self._lock = threading.RLock()
         self._batches = 0
         self._seen: set[CaptureKey] = set()
+        # By the identity of the bytes, which live as long as the model does.
+        self._models: WeakValueDictionary[tuple[tuple[str, str, int], ...], SentModel] = WeakValueDictionary()
 
     def know(self, node_ids: Iterable[int]) -> None:
         """Give every node of ``node_ids`` that has none a client number, in order of node id."""
@@ -94,34 +131,51 @@ class Recorder:
         messages = list(messages)
         with self._lock:
             self._batches += bool(messages)
-            guess = self._batches
-        return [_sent(message, guess) for message in messages]
+            self.know(message.metadata.dst_node_id for message in messages)
+            sent = [self._sent(message, self._batches) for message in messages]
+            by_number = sorted({item.key for item in sent}, key=lambda key: key.client)
+            chosen = {key for key in by_number if self._choose(key)}
+            return [replace(item, kept=item.key in chosen) for item in sent]
 
     def record(self, sent: Sent, reply: Message | None) -> Recorded:
         """Write one exchange. ``reply`` None means that no reply came in time."""
         with self._lock:
-            self.know([sent.node_id])
-            key = CaptureKey(self.defense, sent.round, self._clients[sent.node_id])
+            key, written = sent.key, sent.kept
             update = _update(key, sent, reply)
             problem = update.problem()
             # A zero update is of no use to an attack, but it is a well-formed vote in any strategy.
             malformed = None if problem is not None and problem.startswith("the update is zero") else problem
-            written = self._keep is None or self._keep(key.round, key.client)
             if written and key in self._seen and not update.received:
                 written = False  # a later step of one round, e.g. of secure aggregation, without arrays
             if written:
                 if key in self._seen:
                     logger.warning("%s came twice; the later one is kept", key)
                 self._seen.add(key)
-                write_update(self.root, update)
+                write_update(self.root, update, sent_digest=sent.model.digest)
             arrived = reply is not None and reply.has_content()
             return Recorded(key, sent.node_id, arrived, malformed, written)
 
+    def _choose(self, key: CaptureKey) -> bool:
+        """Whether a capture is written; called in the order of the clients' numbers."""
+        if self._keep is not None and not self._keep(key.round, key.client):
+            return False
+        if self._most is None:
+            return True
+        chosen = self._chosen.setdefault(key.round, set())
+        if len(chosen) < self._most:
+            chosen.add(key.client)
+        return key.client in chosen
 
-def _sent(message: Message, guess: int) -> Sent:
-    arrays, record = named_arrays(message.content)
-    config = read_scalars(message.content.config_records.values())
-    return Sent(message.metadata.dst_node_id, _round(message, config, guess), arrays, record, config)
+    def _sent(self, message: Message, guess: int) -> Sent:
+        arrays, record = named_arrays(message.content)
+        config = read_scalars(message.content.config_records.values())
+        bytes_of = tuple((name, array.stype, id(array.data)) for name, array in arrays.items())
+        model = self._models.get(bytes_of)
+        if model is None:
+            model = self._models[bytes_of] = SentModel(arrays)
+        node_id = message.metadata.dst_node_id
+        key = CaptureKey(self.defense, _round(message, config, guess), self._clients[node_id])
+        return Sent(key, node_id, model, record, config, kept=False)
 
 
 def _round(message: Message, config: Mapping[str, Scalar], guess: int) -> int:
@@ -134,7 +188,7 @@ def _round(message: Message, config: Mapping[str, Scalar], guess: int) -> int:
 
 
 def _update(key: CaptureKey, sent: Sent, reply: Message | None) -> Update:
-    model, problem = read_arrays(sent.arrays)
+    model, problem = sent.model.read
     received: dict[str, Tensor] = {}
     metrics: dict[str, Scalar] = {}
     error = None if problem is None else f"the server sent no usable model: {problem}"

@@ -57,10 +57,11 @@ def _command(
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Clients in the federation.")] = None,
     attack_rounds: Annotated[
-        int | None, typer.Option(help="How many rounds to attack, evenly spaced.")
+        int | None, typer.Option(help="How many rounds to attack, evenly spaced from first to last.")
     ] = None,
     attack_clients: Annotated[
-        int | None, typer.Option(help="How many clients to attack, lowest ids.")
+        int | None,
+        typer.Option(help="How many clients to attack in each such round: of those in it, the lowest ids."),
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Time for attacking each client, e.g. 60s or 2m; default: no limit.")

@@ -8,10 +8,10 @@ once for all the clients that got it. Truth lies apart, in ``RUN/truth/DEFENSE/r
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -42,15 +42,22 @@ class _Clear(BaseModel):
     sha256: str
 
 
-def write_update(root: Path, update: Update) -> None:
-    """Write one capture below ``root`` (``RUN/captures``); the JSON last, so a half capture has none."""
+def write_update(root: Path, update: Update, *, sent_digest: str | None = None) -> None:
+    """Write one capture below ``root`` (``RUN/captures``); the JSON last, so a half capture has none.
+
+    Args:
+        root: where captures lie.
+        update: what is captured.
+        sent_digest: `digest_of` what was sent, where it is known already.
+    """
     folder = root / update.key.defense
-    digest = _digest(update.sent)
+    digest = sent_digest or digest_of(update.sent)
     sent_file = folder / f"sent-{digest[:16]}.safetensors"
     if not sent_file.exists():
         write_tensors(sent_file, update.sent)
-    arrays = folder / f"{update.key.stem}.safetensors"
-    write_tensors(arrays, update.received)
+    with ThreadPoolExecutor(1) as beside:  # one core hashes while the disk takes the file
+        hashed = beside.submit(digest_of, update.received)
+        write_tensors(folder / f"{update.key.stem}.safetensors", update.received)
     clear = _Clear(
         node_id=update.node_id,
         sent=sent_file.name,
@@ -59,7 +66,7 @@ def write_update(root: Path, update: Update) -> None:
         config=dict(update.config),
         metrics={name: _finite(value) for name, value in update.metrics.items()},
         error=update.error,
-        sha256=_digest(update.received),
+        sha256=hashed.result(),
     )
     write_json(folder / f"{update.key.stem}.json", clear.model_dump())
 
@@ -72,7 +79,7 @@ def read_update(root: Path, key: CaptureKey) -> Update:
     sent = _read_sent(folder, clear, path)
     arrays = folder / f"{key.stem}.safetensors"
     received = _read_named(arrays, clear.received_names, path)
-    if _digest(received) != clear.sha256:
+    if digest_of(received) != clear.sha256:
         raise CaptureError(
             f"{arrays}: contents differ from the hash in {path.name}; tampered with or damaged"
         )
@@ -124,9 +131,18 @@ def read_truth(root: Path, key: CaptureKey) -> GroundTruth:
         raise CaptureError(f"{path}: not a truth file") from error
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{len(name)}:{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _read_sent(folder: Path, clear: _Clear, path: Path) -> dict[str, Tensor]:
     sent = _read_named(folder / clear.sent, clear.sent_names, path)
-    if f"sent-{_digest(sent)[:16]}.safetensors" != clear.sent:
+    if f"sent-{digest_of(sent)[:16]}.safetensors" != clear.sent:
         raise CaptureError(f"{folder / clear.sent}: contents differ from its name; tampered with or damaged")
     return sent
 
@@ -144,15 +160,6 @@ def _keys(folder: Path, defense: str) -> Iterator[CaptureKey]:
         match = _STEM.fullmatch(path.stem)
         if match:
             yield CaptureKey(defense, int(match[1]), int(match[2]))
-
-
-def _digest(tensors: Any) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in order."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{len(name)}:{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _finite(value: Scalar) -> Scalar | None:

@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,18 +23,8 @@ MAX_TENSORS = 8 * 2**30
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write through a temporary file and rename, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,9 +62,19 @@ def read_model(path: Path, model: type[M], what: str) -> M:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write safetensors; names, shapes and dtypes are kept, their order is not."""
-    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(data, dict(metadata) if metadata else None))
+    """Write safetensors; names, shapes and dtypes are kept, their order is not. Whole like `write_bytes`.
+
+    Tensors go to the file as they lie in memory; only what is not contiguous, or shares memory, is copied.
+    """
+    seen: set[int] = set()
+    data: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        data[name] = value.clone() if place in seen else value
+        seen.add(place)
+    with _replacing(path) as temporary:
+        safetensors.torch.save_file(data, temporary, dict(metadata) if metadata else None)
 
 
 def read_tensors(path: Path, limit: int = MAX_TENSORS) -> dict[str, Tensor]:
@@ -83,6 +84,24 @@ def read_tensors(path: Path, limit: int = MAX_TENSORS) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
         raise CaptureError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place once it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _check_size(path: Path, limit: int) -> None:

@@ -37,7 +37,10 @@ def seeded_globals(*parts: int | str) -> Iterator[None]:
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # the same, without the traces that torch collects for devices that are not there
+            torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:

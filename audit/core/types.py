@@ -97,7 +97,7 @@ class Update:
             got = self.received[name]
             if got.shape != sent.shape:
                 return f"array {name!r} has shape {tuple(got.shape)}, expected {tuple(sent.shape)}"
-            if got.dtype.is_floating_point and not bool(torch.isfinite(got).all()):
+            if got.dtype.is_floating_point and not _finite(got):
                 kind = "NaN" if bool(torch.isnan(got).any()) else "inf"
                 return f"array {name!r} contains {kind}"
             moved = moved or not torch.equal(got, sent.to(got.dtype))
@@ -110,6 +110,15 @@ class Update:
             for name, sent in self.sent.items()
             if sent.dtype.is_floating_point
         }
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether there is no NaN or inf.
+
+    The sum of such has it too, and takes no memory and a tenth of the time; finite values may sum to inf, so
+    that only a finite sum settles it.
+    """
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fl_audit.core.errors import FederationError
 from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth
 from fl_audit.federation.spec import ClientProblem, FederationSpec, RoundUtility
-from fl_audit.federation.truth import locate, take
+from fl_audit.federation.truth import forget, locate, take
 from fl_audit.strategies.recorder import Recorded
 
 
@@ -45,6 +45,9 @@ class Ledger:
         rounds = {node: key.round for node, key in wanted.items()}
         for node, truth in take(grid, rounds, self._spec.timeout).items() if wanted else ():
             self._seal(wanted[node], truth)
+        if wanted:  # in such a round the others remember theirs too, not knowing who was chosen
+            others = [item.node_id for item in recorded if item.node_id not in wanted]
+            forget(grid, others, self._spec.timeout)
 
     def evaluated(self, replies: Sequence[Message]) -> None:
         """Keep each client's accuracy on its own test images, for the round that is being evaluated."""

@@ -6,6 +6,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fl_audit.core.seeding import seeded_globals, torch_generator
+from fl_audit.federation._latest import LatestModel
 from fl_audit.federation._shared import Shared
 from fl_audit.federation.spec import FederationSpec
 from fl_audit.federation.training import evaluate, train
@@ -13,7 +14,7 @@ from fl_audit.federation.training import evaluate, train
 
 def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
     """The app that every client runs; ``partition-id`` of its node says which client it is."""
-    app = ClientApp()
+    app, latest = ClientApp(), LatestModel()
 
     @app.train()
     def train_round(message: Message, context: Context) -> Message:
@@ -45,8 +46,7 @@ def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
         rows = spec.splits.test[client]
         if not len(rows):
             raise ValueError("this client has no test images")
-        with seeded_globals(spec.seed, "evaluate", client):
-            model = _model(spec, message)
+        model = latest.get(_arrays(message), lambda: _fresh(spec, message))
         accuracy, loss = evaluate(
             model, spec.data.images[rows].to(spec.device), spec.data.labels[rows].to(spec.device)
         )
@@ -64,6 +64,15 @@ def config_of(message: Message) -> ConfigRecord:
 def _model(spec: FederationSpec, message: Message) -> nn.Module:
     """The architecture with the weights of ``message``."""
     model = spec.model.build(spec.data.image_shape, len(spec.data.classes))
-    arrays = next(iter(message.content.array_records.values()))
-    model.load_state_dict(arrays.to_torch_state_dict(), strict=True)
+    model.load_state_dict(_arrays(message).to_torch_state_dict(), strict=True)
     return model.to(torch.device(spec.device))
+
+
+def _fresh(spec: FederationSpec, message: Message) -> nn.Module:
+    """`_model`, drawing from no generator of the process."""
+    with seeded_globals(spec.seed, "evaluate"):
+        return _model(spec, message)
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    return next(iter(message.content.array_records.values()))

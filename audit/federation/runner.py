@@ -32,6 +32,7 @@ def run_federation(
     out: Path,
     progress: Progress | None = None,
     attack_filter: Callable[[int, int], bool] | None = None,
+    attack_clients: int | None = None,
     client_app: ClientApp | None = None,
 ) -> FederationResult:
     """Train a federation; its captures go to ``out/captures/SLUG``, the sealed truth to ``out/truth/SLUG``.
@@ -43,6 +44,8 @@ def run_federation(
         out: run folder.
         progress: display; it is told of each finished round, stage and label are the caller's.
         attack_filter: says for (round, client) whether capture and truth are kept; None keeps all.
+        attack_clients: most clients whose capture and truth are kept in a round: of those that take part in
+            it, the ones with the lowest numbers; None: all of them.
         client_app: a client app to run in place of ours; it gets the model's state dict as Flower's
             ``arrays`` and answers as Flower's strategies expect.
 
@@ -63,7 +66,7 @@ def run_federation(
     )
     model = initial_model(spec)
     ledger = Ledger(spec, out / "truth")
-    recorder = Recorder(out, defense=defense_slug, keep=attack_filter)
+    recorder = Recorder(out, defense=defense_slug, keep=attack_filter, clients=attack_clients)
     stop = threading.Event() if spec.engine == "ray" else None
     inner = client_app or make_client_app(Shared(spec))
     client = WrappedClientApp(inner, defense, seed=spec.seed, keep=attack_filter)

@@ -19,6 +19,7 @@ from fl_audit.core.types import GroundTruth, TrainingDetails
 
 HELLO = "query.fl_audit_hello"
 TAKE_TRUTH = "query.fl_audit_truth"
+FORGET_TRUTH = "query.fl_audit_forget"
 ARRAYS, FACTS = "fl-audit.truth", "fl-audit.facts"
 _TRAINING = TypeAdapter(TrainingDetails)
 
@@ -73,6 +74,12 @@ def take(grid: Grid, rounds: dict[int, int], timeout: float) -> dict[int, Ground
         else:
             found[node] = f"the client failed to give it: {reply.error.reason}"
     return found
+
+
+def forget(grid: Grid, node_ids: list[int], timeout: float) -> None:
+    """Let clients drop the truth of their latest round, so that memory does not grow with their number."""
+    if node_ids:
+        _ask(grid, node_ids, FORGET_TRUTH, timeout)
 
 
 def locate(truth: GroundTruth, images: Tensor) -> GroundTruth:

@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from fl_audit.core.seeding import numpy_generator
 from fl_audit.core.units import Defense
 from fl_audit.federation._flwr_private import CLIENT_FAILED
-from fl_audit.federation.truth import ARRAYS, FACTS, HELLO, TAKE_TRUTH, pack
+from fl_audit.federation.truth import ARRAYS, FACTS, FORGET_TRUTH, HELLO, TAKE_TRUTH, pack
 from fl_audit.federation.witness import Witness
 from fl_audit.strategies._content import copy_content, record_of, short
 
@@ -17,7 +17,7 @@ Keep = Callable[[int, int], bool]
 
 
 class WrappedClientApp(ClientApp):
-    """Runs an unmodified client app and adds a defense, a witness and two private queries.
+    """Runs an unmodified client app and adds a defense, a witness and private queries.
 
     Mods of Flower are baked in when an app's functions are decorated, and app-wide ones also run on
     evaluation; a wrapper around the whole app touches train messages only.
@@ -41,8 +41,9 @@ class WrappedClientApp(ClientApp):
         kind = message.metadata.message_type
         if kind == HELLO:
             return Message(_facts(_client(context)), reply_to=message)
-        if kind == TAKE_TRUTH:
-            return Message(_take(context), reply_to=message)
+        if kind in (TAKE_TRUTH, FORGET_TRUTH):
+            taken = _take(context)
+            return Message(taken if kind == TAKE_TRUTH else RecordDict(), reply_to=message)
         try:
             if kind.partition(".")[0] == MessageType.TRAIN:
                 return self._train(message, context)

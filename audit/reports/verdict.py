@@ -147,7 +147,7 @@ def caveats(summary: Summary) -> list[str]:
     federation, attacked = summary.federation, summary.attacked
     if len(attacked.clients) < federation.clients:
         found.append(
-            f"Only clients {spans(attacked.clients)} of {federation.clients} were attacked "
+            f"Only {len(attacked.clients)} of {federation.clients} clients were attacked "
             f"({attacked.rule}); nothing is known of the others."
         )
     if len(attacked.rounds) < federation.rounds:

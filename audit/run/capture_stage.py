@@ -100,7 +100,7 @@ def _capture(
     progress: Progress,
 ) -> None:
     _clear(folder, slug)
-    rounds, clients = set(config.attacked_rounds()), config.attacked_clients()
+    rounds = set(config.attacked_rounds())
     progress.begin(f"federation under {spec}")
     result = run_federation(
         federation,
@@ -108,7 +108,8 @@ def _capture(
         defense_slug=slug,
         out=folder.root,
         progress=progress,
-        attack_filter=lambda number, client: number in rounds and client in clients,
+        attack_filter=lambda number, client: number in rounds,
+        attack_clients=config.attack.clients,
     )
     in_clear: dict[int, dict[str, Scalar]] = {}
     for key in list_captures(folder.captures, slug):

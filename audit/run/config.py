@@ -107,7 +107,10 @@ class AttackConfig(_Section):
         description="how many rounds to attack, evenly spaced from the first to the last; null: three",
     )
     clients: int | None = Field(
-        None, ge=1, description="how many clients to attack, the lowest ids; null: all"
+        None,
+        ge=1,
+        description="how many clients to attack in each of these rounds: of those that take part in it, the "
+        "ones with the lowest ids; null: all of them",
     )
     device: str = Field("auto", description="auto (CUDA where there is one), cpu, cuda, cuda:1 …")
     workers: int | None = Field(
@@ -197,10 +200,6 @@ class RunConfig(_Section):
         if wanted == 1:
             return [1]
         return sorted({1 + round(step * (total - 1) / (wanted - 1)) for step in range(wanted)})
-
-    def attacked_clients(self) -> range:
-        """The clients to attack: those with the lowest ids."""
-        return range(self.attack.clients or self.federation.clients)
 
 
 SCENARIOS: dict[str, dict[str, dict[str, object]]] = {

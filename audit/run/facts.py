@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from fl_audit.attacks import attacks
+from fl_audit.core.captures import list_captures
 from fl_audit.core.files import read_json, read_model, write_json
 from fl_audit.core.registry import Unit
 from fl_audit.core.units import ImageData
@@ -26,7 +27,7 @@ from fl_audit.reports.schema import (
 )
 from fl_audit.run.check import Units, granted_names
 from fl_audit.run.config import SCENARIO_WORDS, SCENARIOS, RunConfig
-from fl_audit.run.folder import RunFolder
+from fl_audit.run.folder import RunFolder, slugs
 from fl_audit.run.manifest import package_versions
 from fl_audit.run.negative import NegativeControl
 
@@ -110,7 +111,7 @@ def run_facts(
         attacks=[_unit(spec, attacks.create(spec)) for spec in config.attack.names],
         attacked=Attacked(
             rounds=config.attacked_rounds(),
-            clients=list(config.attacked_clients()),
+            clients=attacked_clients(folder, config),
             rule=attacked_rule(config),
         ),
         recognisability=Recognisability(
@@ -151,20 +152,30 @@ def scenario_words(config: RunConfig) -> str:
     return f"{words} Changed here: {', '.join(changed)}." if changed else words
 
 
+def attacked_clients(folder: RunFolder, config: RunConfig) -> list[int]:
+    """The clients that there are captures of, under any defense."""
+    named = slugs(config.defense_specs()).values()
+    return sorted({key.client for slug in named for key in list_captures(folder.captures, slug)})
+
+
 def attacked_rule(config: RunConfig) -> str:
-    """How the attacked rounds and clients were chosen, in words."""
+    """How the attacked rounds and clients were chosen, and how long an attack may take, in words."""
     rounds, clients = config.federation.rounds, config.federation.clients
     which = (
         "all rounds"
         if len(config.attacked_rounds()) == rounds
         else f"{len(config.attacked_rounds())} of {rounds} rounds, evenly spaced"
     )
-    who = (
-        "all clients"
-        if len(config.attacked_clients()) == clients
-        else f"the {len(config.attacked_clients())} of {clients} clients with the lowest ids"
-    )
-    return f"{which}; {who}"
+    who, most = "all clients", config.attack.clients
+    if config.federation.fraction < 1:
+        who = "all clients that took part in such a round"
+        if most is not None:
+            who = f"of the clients that took part in such a round, the {most} with the lowest ids"
+    elif most is not None and most < clients:
+        who = f"the {most} of {clients} clients with the lowest ids"
+    budget = config.attack.budget
+    limit = "" if budget is None else f"; at most {budget:g} seconds of attacking for each client and round"
+    return f"{which}; {who}{limit}"
 
 
 def _unit(spec: str, unit: Unit) -> UnitFacts:

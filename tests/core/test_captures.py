@@ -1,7 +1,9 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from fl_audit.core.captures import (
@@ -114,6 +116,29 @@ def test_what_cannot_be_attacked_says_why(received: dict[str, torch.Tensor], wor
     problem = update(received=received).problem()
     assert problem is not None
     assert re.search(words, problem)
+
+
+def test_finite_values_with_an_infinite_sum_are_no_problem() -> None:
+    big = torch.full((2, 3), torch.finfo(torch.float32).max)
+    assert torch.isinf(big.sum())
+    received = {"w": big, "a": torch.tensor(0.0), "n": torch.tensor(1)}
+    assert update(received=received).problem() is None
+    mixed = big.clone()
+    mixed[0, 0], mixed[1, 2] = torch.inf, -torch.inf  # the sum is NaN
+    assert "inf" in str(update(received=received | {"w": mixed}).problem())
+
+
+def test_a_capture_is_what_the_safetensors_library_writes(tmp_path: Path) -> None:
+    write_update(tmp_path, update())
+    data = (tmp_path / "dp" / "r003-c02.safetensors").read_bytes()
+    assert data == safetensors.torch.save({name: t.clone() for name, t in update().received.items()})
+    digest = hashlib.sha256()
+    for name, tensor in update().received.items():
+        head = f"{len(name)}:{name}:{tensor.dtype}:{tuple(tensor.shape)}:"
+        digest.update(head.encode() + tensor.numpy().tobytes())
+    clear = json.loads((tmp_path / "dp" / "r003-c02.json").read_text())
+    assert clear["sha256"] == digest.hexdigest()
+    assert not list((tmp_path / "dp").glob(".*"))
 
 
 def test_zero_updates_and_client_errors_are_problems() -> None:

@@ -14,6 +14,7 @@ from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey
 from fl_audit.federation import FederationResult, FederationSpec, Training, initial_model, run_federation
 from fl_audit.federation.client_app import make_client_app
+from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.strategies.defenses import defenses
 from tests.federation.toy import CLIENTS, toy_spec
 
@@ -129,6 +130,27 @@ def test_the_filter_decides_what_is_written_and_changes_nothing_else(tmp_path: P
     kept = {p.name for p in (tmp_path / "some" / "truth" / "none").iterdir()}
     assert kept == {"r002-c00.safetensors", "r002-c01.safetensors"}
     assert len(list_captures(tmp_path / "some" / "captures", "none")) == 2
+
+
+def test_of_those_in_a_round_the_lowest_numbers_are_attacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: list[LocalGrid] = []
+    nodes = LocalGrid.get_node_ids
+    monkeypatch.setattr(LocalGrid, "get_node_ids", lambda self: grids.append(self) or nodes(self))
+    spec = toy_spec(clients=8, fraction=0.5, rounds=3)
+    everything = run(tmp_path / "all", spec)
+    some = run(tmp_path / "some", spec, attack_filter=lambda number, _: number != 2, attack_clients=2)
+    assert all(torch.equal(some.weights[n], tensor) for n, tensor in everything.weights.items())
+    took_part = list_captures(tmp_path / "all" / "captures", "none")
+    expected = [key for number in (1, 3) for key in [k for k in took_part if k.round == number][:2]]
+    assert list_captures(tmp_path / "some" / "captures", "none") == expected
+    assert max(key.client for key in expected) > 1  # not just the lowest of all
+    truths = {path.stem for path in (tmp_path / "some" / "truth" / "none").iterdir()}
+    assert truths == {key.stem for key in expected}
+    states = [context.state for context in grids[-1]._contexts.values()]
+    assert len(states) == 8
+    assert not any(states)  # no client still holds what nobody asked for
 
 
 def test_a_defense_acts_on_what_leaves_and_on_nothing_else(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from fl_audit.core.errors import ConfigError, KnowledgeError
-from fl_audit.run.config import SCENARIOS, RunConfig
+from fl_audit.run.config import SCENARIOS
+from fl_audit.run.facts import attacked_rule
 from fl_audit.run.load import dump_config, parse_settings, resolve_config
 
 
@@ -112,7 +113,24 @@ def test_attacked_rounds_are_spaced_evenly() -> None:
     assert rounds(10, 1) == [1]
     assert rounds(10, 2) == [1, 10]
     assert rounds(9, 3) == [1, 5, 9]
-    assert RunConfig().attacked_clients() == range(6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "3 of 40 rounds, evenly spaced; all clients"),
+        ({"federation.rounds": 2}, "all rounds; all clients"),
+        ({"attack.clients": 2}, "the 2 of 6 clients with the lowest ids"),
+        ({"federation.fraction": 0.5}, "all clients that took part in such a round"),
+        (
+            {"federation.fraction": 0.5, "attack.clients": 2},
+            "of the clients that took part in such a round, the 2 with the lowest ids",
+        ),
+        ({"attack.budget": 90.0}, "at most 90 seconds of attacking for each client and round"),
+    ],
+)
+def test_the_report_says_how_the_attacked_were_chosen(settings: dict[str, object], words: str) -> None:
+    assert attacked_rule(resolve_config(None, settings)).endswith(words)
 
 
 def test_the_baseline_runs_unless_it_is_switched_off() -> None:
