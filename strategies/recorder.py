@@ -9,6 +9,7 @@ from pathlib import Path
 from flwr.app import Array, Message, RecordDict
 from torch import Tensor
 
+from fl_audit.core.aggregates import RunningMean
 from fl_audit.core.captures import write_update
 from fl_audit.core.types import CaptureKey, Scalar, Update
 from fl_audit.strategies._content import named_arrays, read_arrays, read_scalars, short
@@ -56,6 +57,8 @@ class Recorder:
         out: run folder.
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written; None writes all of them.
+        aggregate: write the weighted mean of a round's updates in place of each (secure aggregation).
+        equal_weights: whether all clients weigh the same in it; else by ``num-examples``.
 
     Clients are numbered by `know_clients`; those unknown to it get the next free numbers by rank of their
     node id.
@@ -67,10 +70,15 @@ class Recorder:
         *,
         defense: str = "none",
         keep: Keep | None = None,
+        aggregate: bool = False,
+        equal_weights: bool = False,
     ) -> None:
         self.root = Path(out) / "captures"
         self.defense = defense
         self._keep = keep
+        self._aggregate = aggregate
+        self._equal_weights = equal_weights
+        self._mean: tuple[int, RunningMean] | None = None
         self._clients: dict[int, int] = {}
         self._lock = threading.RLock()
         self._batches = 0
@@ -103,9 +111,7 @@ class Recorder:
             self.know([sent.node_id])
             key = CaptureKey(self.defense, sent.round, self._clients[sent.node_id])
             update = _update(key, sent, reply)
-            problem = update.problem()
-            # A zero update is of no use to an attack, but it is a well-formed vote in any strategy.
-            malformed = None if problem is not None and problem.startswith("the update is zero") else problem
+            malformed = _malformed(update)
             written = self._keep is None or self._keep(key.round, key.client)
             if written and key in self._seen and not update.received:
                 written = False  # a later step of one round, e.g. of secure aggregation, without arrays
@@ -113,9 +119,40 @@ class Recorder:
                 if key in self._seen:
                     logger.warning("%s came twice; the later one is kept", key)
                 self._seen.add(key)
-                write_update(self.root, update)
+                if not self._aggregate:
+                    write_update(self.root, update)
             arrived = reply is not None and reply.has_content()
             return Recorded(key, sent.node_id, arrived, malformed, written)
+
+    def record_mean(self, exchanges: Iterable[tuple[Sent, Message]]) -> None:
+        """Write the mean of those updates of a round that reach the strategy, if means are to be written.
+
+        Of a round that comes in several parts, the mean of all that came so far is written. The arrays are
+        read one client at a time and not kept.
+        """
+        if not self._aggregate:
+            return
+        with self._lock:
+            grown = None
+            for sent, reply in exchanges:
+                key = CaptureKey(self.defense, sent.round, self._clients[sent.node_id])
+                update = _update(key, sent, reply)
+                if _malformed(update) is not None or not (
+                    self._keep is None or self._keep(key.round, key.client)
+                ):
+                    continue
+                if self._mean is None or self._mean[0] != sent.round:
+                    self._mean = sent.round, RunningMean(equal_weights=self._equal_weights)
+                grown = self._mean[1]
+                grown.add(update)
+            if grown is not None:
+                write_update(self.root, grown.update())
+
+
+def _malformed(update: Update) -> str | None:
+    """Why an update is of no use to a strategy. A zero one is of none to an attack, but a vote like any."""
+    problem = update.problem()
+    return None if problem is not None and problem.startswith("the update is zero") else problem
 
 
 def _sent(message: Message, guess: int) -> Sent:
