@@ -155,7 +155,7 @@ class CentralDP(Strategy):
                 name: MetricRecord({**metrics, **weight}),
             }
         )
-        return Message(content, metadata=reply.metadata)  # type: ignore[call-overload]  # as Flower's own transports build it
+        return Message(content, metadata=reply.metadata)  # type: ignore[call-overload,no-any-return]  # as Flower's transports build it
 
 
 def _floats(arrays: Mapping[str, Array], sent: Mapping[str, Array]) -> ArrayRecord:
