@@ -84,7 +84,8 @@ class Attack(Unit, ABC):
             seed: equal seeds give equal results on one machine, unless the time budget ends the attack.
             device: where to compute; the result is on the CPU.
             progress: told the iterations and the objective now and then.
-            budget: seconds that it may take, to the nearest iteration; None: any.
+            budget: seconds that it may take, to the nearest iteration, for each client whose update it is;
+                None: any.
 
         Returns:
             Images in [0, 1] as the attacker would choose them, or status ``"failed"`` with the reason:
@@ -112,8 +113,8 @@ class Attack(Unit, ABC):
     ) -> list[Reconstruction]:
         """Attack several updates, those of one model on one batch axis where the attack can.
 
-        As `run` for each, with ``budget`` seconds for each; a failure of one leaves the others alone, also
-        where its update does not fit its model, and ``seconds`` are an equal share of the whole.
+        As `run` for each, with ``budget`` seconds for each client; a failure of one leaves the others alone,
+        also where its update does not fit its model, and ``seconds`` are an equal share of the whole.
         """
         return self._attacked(tasks, device, progress or Progress(), budget, strict=False)
 
@@ -127,7 +128,8 @@ class Attack(Unit, ABC):
         strict: bool,
     ) -> list[Reconstruction]:
         start = time.perf_counter()
-        clock = Clock(None if budget is None else budget * len(tasks))
+        clients = sum(max(1, len(task.knowledge.cohort)) for task in tasks)
+        clock = Clock(None if budget is None else budget * clients)
         results: list[Reconstruction | None] = [None] * len(tasks)
         problems: dict[int, Problem] = {}
         for place, task in enumerate(tasks):

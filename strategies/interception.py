@@ -112,6 +112,11 @@ class AuditGrid(GridProxy):
         lost = [sent for _, sent in silent if sent is not None and not self._concerns_nobody(sent)]
         recorded += [self.recorder.record(sent, None) for sent in lost]
         passed = self._withhold(matched, replies, reasons) if self._quarantine else replies
+        self.recorder.record_mean(
+            (entry[1], reply)
+            for entry, reply in zip(matched, passed, strict=True)
+            if entry is not None and entry[1] is not None and reply.has_content()
+        )
         if self._observer is not None:
             if recorded:
                 self._observer.trained(self.grid, recorded)

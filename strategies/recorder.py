@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from flwr.app import Array, Message, RecordDict
 from torch import Tensor
 
+from fl_audit.core.aggregates import RunningMean
 from fl_audit.core.captures import digest_of, write_update
 from fl_audit.core.types import CaptureKey, Scalar, Update
 from fl_audit.strategies._content import named_arrays, read_arrays, read_scalars, short
@@ -88,6 +89,8 @@ class Recorder:
         keep: says for (round, client) whether the capture is written; None writes all of them.
         clients: most clients whose captures are written in a round: of those that the round's messages go to
             and ``keep`` lets through, the ones with the lowest numbers. None: all of them.
+        aggregate: write the weighted mean of a round's updates in place of each (secure aggregation).
+        equal_weights: whether all clients weigh the same in it; else by ``num-examples``.
 
     Clients are numbered by `know_clients`; those unknown to it get the next free numbers by rank of their
     node id.
@@ -100,12 +103,17 @@ class Recorder:
         defense: str = "none",
         keep: Keep | None = None,
         clients: int | None = None,
+        aggregate: bool = False,
+        equal_weights: bool = False,
     ) -> None:
         self.root = Path(out) / "captures"
         self.defense = defense
         self._keep = keep
         self._most = clients
         self._chosen: dict[int, set[int]] = {}
+        self._aggregate = aggregate
+        self._equal_weights = equal_weights
+        self._mean: tuple[int, RunningMean] | None = None
         self._clients: dict[int, int] = {}
         self._lock = threading.RLock()
         self._batches = 0
@@ -142,18 +150,39 @@ class Recorder:
         with self._lock:
             key, written = sent.key, sent.kept
             update = _update(key, sent, reply)
-            problem = update.problem()
-            # A zero update is of no use to an attack, but it is a well-formed vote in any strategy.
-            malformed = None if problem is not None and problem.startswith("the update is zero") else problem
+            malformed = _malformed(update)
             if written and key in self._seen and not update.received:
                 written = False  # a later step of one round, e.g. of secure aggregation, without arrays
             if written:
                 if key in self._seen:
                     logger.warning("%s came twice; the later one is kept", key)
                 self._seen.add(key)
-                write_update(self.root, update, sent_digest=sent.model.digest)
+                if not self._aggregate:
+                    write_update(self.root, update, sent_digest=sent.model.digest)
             arrived = reply is not None and reply.has_content()
             return Recorded(key, sent.node_id, arrived, malformed, written)
+
+    def record_mean(self, exchanges: Iterable[tuple[Sent, Message]]) -> None:
+        """Write the mean of those updates of a round that reach the strategy, if means are to be written.
+
+        Of a round that comes in several parts, the mean of all that came so far is written. The arrays are
+        read one client at a time and not kept.
+        """
+        if not self._aggregate:
+            return
+        with self._lock:
+            grown = None
+            for sent, reply in exchanges:
+                update = _update(sent.key, sent, reply)
+                if not sent.kept or _malformed(update) is not None:
+                    continue
+                number = sent.key.round
+                if self._mean is None or self._mean[0] != number:
+                    self._mean = number, RunningMean(equal_weights=self._equal_weights)
+                grown = self._mean[1]
+                grown.add(update)
+            if grown is not None:
+                write_update(self.root, grown.update())
 
     def _choose(self, key: CaptureKey) -> bool:
         """Whether a capture is written; called in the order of the clients' numbers."""
@@ -176,6 +205,12 @@ class Recorder:
         node_id = message.metadata.dst_node_id
         key = CaptureKey(self.defense, _round(message, config, guess), self._clients[node_id])
         return Sent(key, node_id, model, record, config, kept=False)
+
+
+def _malformed(update: Update) -> str | None:
+    """Why an update is of no use to a strategy. A zero one is of none to an attack, but a vote like any."""
+    problem = update.problem()
+    return None if problem is not None and problem.startswith("the update is zero") else problem
 
 
 def _round(message: Message, config: Mapping[str, Scalar], guess: int) -> int:

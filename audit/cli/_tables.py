@@ -32,6 +32,9 @@ def print_summary(summary: Summary, root: Path, console: Console | None = None) 
     for caveat in caveats(summary):
         console.print(Text(f"  {plain(caveat, 4000)}", style="dim"))
     console.print(_defenses(summary))
+    for defense in summary.defenses:
+        if defense.server_sees:
+            console.print(Text(f"  {plain(title(defense))}: {plain(defense.server_sees, 4000)}", style="dim"))
     console.print(_closest(summary))
     console.print(_clients(summary))
     left = _not_shown(summary)

@@ -44,6 +44,8 @@ def _command(
         return
     units: list[tuple[str, type[Unit]]] = list(_registry(kind))
     console.print(_table(kind, ((name, unit.summary()) for name, unit in units)))
+    if kind is Kind.defenses:
+        console.print("Stacks apply several, left to right: clip:1+prune:0.9", highlight=False)
     if verbose:
         for name, unit in units:
             console.print(
@@ -123,6 +125,8 @@ def _details(unit: type[Unit]) -> list[str]:
         ("needs", "needs"),
         ("wants", "needs of the run"),
         ("uses", "uses if granted"),
+        ("acts_on", "acts on"),
+        ("server_sees", "what the server sees"),
         ("paper", "source"),
     ):
         value = getattr(unit, attribute, None)

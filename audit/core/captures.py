@@ -3,6 +3,7 @@
 Layout below ``RUN/captures/DEFENSE``: ``r003-c02.json`` with what travelled in clear and the names,
 ``r003-c02.safetensors`` with the arrays received, and ``sent-HASH.safetensors`` with the global model,
 once for all the clients that got it. Truth lies apart, in ``RUN/truth/DEFENSE/r003-c02.safetensors``.
+Under secure aggregation a round has one capture, ``r003-all``, and a truth for each of its clients.
 """
 
 import hashlib
@@ -20,10 +21,28 @@ from torch import Tensor
 
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_model, read_tensors, write_json, write_tensors
-from fl_audit.core.types import CaptureKey, GroundTruth, Scalar, TrainingDetails, Update
+from fl_audit.core.types import (
+    EVERYONE,
+    CaptureKey,
+    Contribution,
+    GroundTruth,
+    Scalar,
+    TrainingDetails,
+    Update,
+)
 
-_STEM = re.compile(r"r(\d{3,})-c(\d{2,})")
+_STEM = re.compile(r"r(\d{3,})-(?:c(\d{2,})|all)")
 _TRAINING = TypeAdapter(TrainingDetails)
+
+
+class _Part(BaseModel):
+    """A client of an aggregate. Strict, as `_Clear`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    client: int = Field(ge=0)
+    weight: float = Field(gt=0, le=1)
+    metrics: dict[str, Scalar | None]
 
 
 class _Clear(BaseModel):
@@ -39,6 +58,7 @@ class _Clear(BaseModel):
     config: dict[str, Scalar]
     metrics: dict[str, Scalar | None]
     error: str | None
+    cohort: list[_Part] = []
     sha256: str
 
 
@@ -64,8 +84,12 @@ def write_update(root: Path, update: Update, *, sent_digest: str | None = None) 
         sent_names=list(update.sent),
         received_names=list(update.received),
         config=dict(update.config),
-        metrics={name: _finite(value) for name, value in update.metrics.items()},
+        metrics=_stored(update.metrics),
         error=update.error,
+        cohort=[
+            _Part(client=part.client, weight=part.weight, metrics=_stored(part.metrics))
+            for part in update.cohort
+        ],
         sha256=hashed.result(),
     )
     write_json(folder / f"{update.key.stem}.json", clear.model_dump())
@@ -83,8 +107,8 @@ def read_update(root: Path, key: CaptureKey) -> Update:
         raise CaptureError(
             f"{arrays}: contents differ from the hash in {path.name}; tampered with or damaged"
         )
-    metrics = {name: float("nan") if value is None else value for name, value in clear.metrics.items()}
-    return Update(key, clear.node_id, sent, received, clear.config, metrics, clear.error)
+    metrics, cohort = _metrics(clear.metrics), _cohort(clear)
+    return Update(key, clear.node_id, sent, received, clear.config, metrics, clear.error, cohort)
 
 
 def sent_file(root: Path, key: CaptureKey) -> Path:
@@ -95,6 +119,12 @@ def sent_file(root: Path, key: CaptureKey) -> Path:
     """
     folder = root / key.defense
     return folder / read_model(folder / f"{key.stem}.json", _Clear, "a capture").sent
+
+
+def read_cohort(root: Path, key: CaptureKey) -> tuple[Contribution, ...]:
+    """The clients of an aggregate, without its arrays; raises as `read_update` does."""
+    clear = read_model(root / key.defense / f"{key.stem}.json", _Clear, "a capture")
+    return _cohort(clear)
 
 
 def read_sent(root: Path, key: CaptureKey) -> dict[str, Tensor]:
@@ -136,7 +166,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{len(name)}:{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -155,13 +185,24 @@ def _read_named(file: Path, names: list[str], path: Path) -> dict[str, Tensor]:
     return {name: found[name] for name in names}
 
 
+def _cohort(clear: _Clear) -> tuple[Contribution, ...]:
+    return tuple(Contribution(part.client, part.weight, _metrics(part.metrics)) for part in clear.cohort)
+
+
 def _keys(folder: Path, defense: str) -> Iterator[CaptureKey]:
-    for path in folder.glob("r*-c*.json"):
+    for path in folder.glob("r*-*.json"):
         match = _STEM.fullmatch(path.stem)
         if match:
-            yield CaptureKey(defense, int(match[1]), int(match[2]))
+            yield CaptureKey(defense, int(match[1]), EVERYONE if match[2] is None else int(match[2]))
 
 
-def _finite(value: Scalar) -> Scalar | None:
+def _stored(metrics: Mapping[str, Scalar]) -> dict[str, Scalar | None]:
     """JSON has no NaN: such a metric is stored as null and read back as NaN."""
-    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
+    return {
+        name: None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
+        for name, value in metrics.items()
+    }
+
+
+def _metrics(stored: Mapping[str, Scalar | None]) -> dict[str, Scalar]:
+    return {name: float("nan") if value is None else value for name, value in stored.items()}

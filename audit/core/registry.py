@@ -138,7 +138,7 @@ def explain(error: ValidationError, cls: type[BaseModel]) -> str:
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
-            lines.append(f"{where}: {message}, got {item['input']!r}")
+            lines.append(f"{where}: {message}, got {item['input']!r}" if item["loc"] else message)
     return "; ".join(lines)
 
 

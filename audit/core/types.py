@@ -30,6 +30,9 @@ Scalar = bool | int | float | str
 Sends = Literal["weights", "delta", "gradient"]
 """What clients send back: their whole model, its change, or a gradient."""
 
+EVERYONE = -1
+"""Client of a capture that is the mean of a round's updates (secure aggregation)."""
+
 
 @dataclass(frozen=True)
 class CaptureKey:
@@ -38,7 +41,7 @@ class CaptureKey:
     Attributes:
         defense: folder-safe name of the defense, from the configuration, never from a client.
         round: server round, from 1.
-        client: partition id, from 0.
+        client: partition id, from 0; `EVERYONE` for the mean of the round's updates.
     """
 
     defense: str
@@ -47,11 +50,27 @@ class CaptureKey:
 
     @property
     def stem(self) -> str:
-        """File stem, e.g. ``r003-c02``."""
-        return f"r{self.round:03d}-c{self.client:02d}"
+        """File stem, e.g. ``r003-c02``, or ``r003-all``."""
+        who = "all" if self.client == EVERYONE else f"c{self.client:02d}"
+        return f"r{self.round:03d}-{who}"
 
     def __str__(self) -> str:
         return f"{self.defense} {self.stem}"
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One client's part in an aggregate, as the server sees it.
+
+    Attributes:
+        client: partition id.
+        weight: its share of the mean; all add up to 1.
+        metrics: scalars of its reply, which travel in clear also under secure aggregation.
+    """
+
+    client: int
+    weight: float
+    metrics: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,8 @@ class Update:
         config: scalars of the train config that travelled with the model.
         metrics: scalars of the reply, in clear, e.g. ``num-examples``.
         error: why there is no usable reply, else None.
+        cohort: the clients whose weighted mean ``received`` is, where the server sees nothing else of them;
+            empty for one client's update.
     """
 
     key: CaptureKey
@@ -75,14 +96,12 @@ class Update:
     config: Mapping[str, Scalar] = field(default_factory=dict)
     metrics: Mapping[str, Scalar] = field(default_factory=dict)
     error: str | None = None
+    cohort: tuple[Contribution, ...] = ()
 
     @property
     def num_examples(self) -> int | None:
-        """What the client says it trained on; None if it says nothing usable."""
-        value = self.metrics.get("num-examples")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        return int(value) if 0 < value < 2**31 and value == int(value) else None
+        """What the client says it trained on, or all clients together; None if it says nothing usable."""
+        return num_examples(self.metrics)
 
     def problem(self) -> str | None:
         """Why this update cannot be attacked (client error, missing or extra arrays, shapes, NaN, zero)."""
@@ -119,6 +138,14 @@ def _finite(values: Tensor) -> bool:
     that only a finite sum settles it.
     """
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def num_examples(metrics: Mapping[str, Scalar]) -> int | None:
+    """What a client that sent ``metrics`` says it trained on; None if it says nothing usable."""
+    value = metrics.get("num-examples")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 < value < 2**31 and value == int(value) else None
 
 
 @dataclass(frozen=True)

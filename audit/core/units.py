@@ -1,8 +1,9 @@
 """Base classes of the things that a user can choose by name and add in one file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -62,15 +63,80 @@ class ModelSpec(Unit, ABC):
         """
 
 
-class Defense(Unit, ABC):
-    """What a client does to its update before it leaves. Works on arrays, knows nothing of Flower."""
+State = MutableMapping[str, np.ndarray]
+"""What a defense remembers of one client from round to round, e.g. what it held back; empty at first."""
 
-    @abstractmethod
-    def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
+
+class Defense(Unit):
+    """What is done to updates before they leave a client, or to what the server makes of them.
+
+    It works on arrays and knows nothing of Flower, but for `wrap_strategy`, whose argument is a Flower
+    strategy. A stack (``clip:1+prune:0.9``) chains every method of its members, left to right.
+
+    Attributes:
+        acts_on: ``update``: `apply` changes what a client sends. ``server``: the server does something with
+            what it got, or gets less; `apply` then changes an update only as far as the client's part goes.
+        server_sees: for ``server``: what of an update the server still sees, in a sentence or two.
+        paper: authors, year, title, venue, link.
+    """
+
+    acts_on: ClassVar[Literal["update", "server"]] = "update"
+    server_sees: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+
+    def apply(
+        self, sent: Arrays, received: Arrays, *, rng: np.random.Generator, state: State
+    ) -> dict[str, np.ndarray]:
         """The arrays that leave the client, given the model it was sent and the one it trained.
 
-        Names, shapes and dtypes are those of ``received``. Must not change its arguments.
+        Names, shapes and dtypes are those of ``received``. Must not change its arguments but for ``state``,
+        whose arrays it may replace and must not change in place: where it raises, nothing leaves and the
+        state stays as it was.
         """
+        del sent, rng, state
+        return dict(received)
+
+    def wrap_strategy(self, strategy: Any, *, clients: int, sampled: int) -> Any:
+        """The Flower strategy that the server runs in place of ``strategy``, or ``strategy`` itself.
+
+        Args:
+            strategy: a `flwr.serverapp.strategy.Strategy`.
+            clients: clients in the federation.
+            sampled: clients that train in a round.
+
+        Raises:
+            ConfigError: this defense does not go with that strategy.
+        """
+        del clients, sampled
+        return strategy
+
+    @property
+    def changes_update(self) -> bool:
+        """Whether `apply` does anything. Where it does not, what a client sends may be of any form."""
+        return self.acts_on == "update"
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether the server sees the mean of a round's updates and no single one (secure aggregation)."""
+        return False
+
+    @property
+    def equal_weights(self) -> bool:
+        """Whether all clients count the same in the server's mean; else by ``num-examples``."""
+        return False
+
+    @property
+    def sees_each(self) -> bool:
+        """Whether the server needs each client's update: then its updates cannot be securely aggregated."""
+        return False
+
+    def describe(self) -> str:
+        """What it does, in a line."""
+        return self.summary()
+
+    def sees(self) -> str:
+        """What the server still sees; empty where that is the update as it left the client."""
+        return self.server_sees
 
     def privacy(self, *, rounds: int, delta: float) -> "PrivacySpent | None":
         """Epsilon after ``rounds`` participations at ``delta``, or None if there is no guarantee."""
@@ -85,11 +151,14 @@ class PrivacySpent:
     Attributes:
         epsilon: privacy loss; infinity if there is none.
         delta: the probability it is stated at.
-        unit: what is protected, e.g. ``"one client's whole update, local model"``.
+        unit: what is protected, and against whom, e.g. ``"one client's whole data, against the server"``.
         accountant: how it was computed.
+        against_server: whether it holds against the server; else only against those who see what the server
+            releases.
     """
 
     epsilon: float
     delta: float
     unit: str
     accountant: str
+    against_server: bool = True

@@ -6,6 +6,7 @@ guard()  # before anything imports flwr
 
 from fl_audit.federation.flower_strategies import (  # noqa: E402  # the guard comes first
     create_strategy,
+    defended_strategy,
     strategy_names,
     strategy_summary,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Training",
     "WrappedClientApp",
     "create_strategy",
+    "defended_strategy",
     "initial_model",
     "run_federation",
     "run_local",

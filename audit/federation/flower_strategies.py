@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.registry import import_object, is_import_spec, parse_params
+from fl_audit.core.units import Defense
 
 _KIND = "strategy"
 _STRATEGIES: dict[str, type[Strategy]] = {
@@ -85,6 +86,20 @@ def create_strategy(
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"strategy {spec!r}: {error}") from error
+
+
+def defended_strategy(
+    spec: str, defense: Defense, *, clients: int, fraction: float, **options: Any
+) -> Strategy:
+    """As `create_strategy`, with what ``defense`` does at the server around it.
+
+    Raises:
+        ConfigError: also where the two do not go together.
+    """
+    strategy = create_strategy(spec, clients=clients, fraction=fraction, **options)
+    sampled = max(int(clients * fraction), 1)  # as Flower's FedAvg takes the share
+    wrapped: Strategy = defense.wrap_strategy(strategy, clients=clients, sampled=sampled)
+    return wrapped
 
 
 def _split(spec: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from fl_audit.federation._env import flower_home
 from fl_audit.federation._ledger import Ledger
 from fl_audit.federation._shared import Shared
 from fl_audit.federation.client_app import make_client_app
-from fl_audit.federation.flower_strategies import create_strategy
+from fl_audit.federation.flower_strategies import defended_strategy
 from fl_audit.federation.local_engine import run_local
 from fl_audit.federation.ray_engine import run_ray
 from fl_audit.federation.server_app import make_server_app, quiet_flower
@@ -39,13 +39,14 @@ def run_federation(
 
     Args:
         spec: the federation.
-        defense: what every client does to its update before it leaves.
+        defense: what every client does to its update before it leaves, or the server with what it gets.
         defense_slug: folder name for this defense.
         out: run folder.
         progress: display; it is told of each finished round, stage and label are the caller's.
-        attack_filter: says for (round, client) whether capture and truth are kept; None keeps all.
+        attack_filter: says for (round, client) whether capture and truth are kept; None keeps all. Where
+            updates are aggregated, a round's capture is the mean of those kept: keep all of a round or none.
         attack_clients: most clients whose capture and truth are kept in a round: of those that take part in
-            it, the ones with the lowest numbers; None: all of them.
+            it, the ones with the lowest numbers; None, as where updates are aggregated: all of them.
         client_app: a client app to run in place of ours; it gets the model's state dict as Flower's
             ``arrays`` and answers as Flower's strategies expect.
 
@@ -53,12 +54,13 @@ def run_federation(
         Utility, failures, participation and the final model.
 
     Raises:
-        ConfigError: the strategy is unknown or does not take its parameters.
+        ConfigError: the strategy is unknown, does not take its parameters or does not go with the defense.
         FederationError: every client failed in a round, or the engine failed.
     """
     progress = progress or Progress()
-    strategy = create_strategy(
+    strategy = defended_strategy(
         spec.strategy,
+        defense,
         clients=spec.clients,
         fraction=spec.fraction,
         evaluate=client_app is not None or any(len(rows) for rows in spec.splits.test),
@@ -66,7 +68,14 @@ def run_federation(
     )
     model = initial_model(spec)
     ledger = Ledger(spec, out / "truth")
-    recorder = Recorder(out, defense=defense_slug, keep=attack_filter, clients=attack_clients)
+    recorder = Recorder(
+        out,
+        defense=defense_slug,
+        keep=attack_filter,
+        clients=attack_clients,
+        aggregate=defense.aggregates,
+        equal_weights=defense.equal_weights,
+    )
     stop = threading.Event() if spec.engine == "ray" else None
     inner = client_app or make_client_app(Shared(spec))
     client = WrappedClientApp(inner, defense, seed=spec.seed, keep=attack_filter)

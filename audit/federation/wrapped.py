@@ -15,6 +15,9 @@ from fl_audit.strategies._content import copy_content, record_of, short
 
 Keep = Callable[[int, int], bool]
 
+MEMORY = "fl-audit.defense"
+"""Record of a client's Flower context that holds what its defense remembers."""
+
 
 class WrappedClientApp(ClientApp):
     """Runs an unmodified client app and adds a defense, a witness and private queries.
@@ -64,14 +67,17 @@ class WrappedClientApp(ClientApp):
         else:
             reply = self._inner(message, context)
         if reply.has_content():
-            self._defend(sent, reply, number, client)
+            self._defend(sent, reply, context, number, client)
         return reply
 
-    def _defend(self, sent: RecordDict, reply: Message, number: int, client: int) -> None:
-        """Replace the arrays of ``reply`` by what the defense lets out; raises rather than let more out."""
-        models = list(sent.array_records.values())
-        if self._defense.name == "none":
+    def _defend(self, sent: RecordDict, reply: Message, context: Context, number: int, client: int) -> None:
+        """Replace the arrays of ``reply`` by what the defense lets out; raises rather than let more out.
+
+        What the defense remembers of this client from round to round lies in Flower's ``context.state``.
+        """
+        if not self._defense.changes_update:
             return
+        models = list(sent.array_records.values())
         if len(models) != 1 or len(reply.content.array_records) != 1:
             raise ValueError(
                 f"defense {self._defense.name!r} expects one array record each way, got {len(models)} sent "
@@ -79,7 +85,10 @@ class WrappedClientApp(ClientApp):
             )
         key, trained = next(iter(reply.content.array_records.items()))
         rng = numpy_generator(self._seed, "defense", self._defense.name, number, client)
-        defended = self._defense.apply(_numpy(models[0]), _numpy(trained), rng=rng)
+        state = _numpy(context.state.array_records.get(MEMORY, ArrayRecord()))
+        defended = self._defense.apply(_numpy(models[0]), _numpy(trained), rng=rng, state=state)
+        if state:
+            context.state[MEMORY] = record_of(state)
         reply.content[key] = record_of(defended)
 
 

@@ -3,17 +3,16 @@
 A federation that was interrupted starts again: it is deterministic, so its captures come out the same.
 """
 
-import contextlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
-from fl_audit.core.captures import list_captures, read_truth, read_update
-from fl_audit.core.errors import CaptureError
+from fl_audit.core.captures import list_captures, read_update
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import GroundTruth, Scalar
+from fl_audit.core.types import Scalar, Update
 from fl_audit.core.units import ImageData
 from fl_audit.data import Splits, client_splits
 from fl_audit.federation import FederationResult, FederationSpec, Training, run_federation
@@ -23,8 +22,9 @@ from fl_audit.run.config import RunConfig
 from fl_audit.run.control import capture_control
 from fl_audit.run.facts import write_scene
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
-from fl_audit.run.grants import grant, write_grant
+from fl_audit.run.grants import grant_capture, write_grant
 from fl_audit.run.negative import write_pool
+from fl_audit.run.originals import truths_of
 from fl_audit.run.record import FederationRecord, write_record
 
 
@@ -100,27 +100,28 @@ def _capture(
     progress: Progress,
 ) -> None:
     _clear(folder, slug)
-    rounds = set(config.attacked_rounds())
+    rounds, defense = set(config.attacked_rounds()), units.defenses[spec]
     progress.begin(f"federation under {spec}")
     result = run_federation(
         federation,
-        defense=units.defenses[spec],
+        defense=defense,
         defense_slug=slug,
         out=folder.root,
         progress=progress,
         attack_filter=lambda number, client: number in rounds,
-        attack_clients=config.attack.clients,
+        # The mean of a round is that of all its clients, whichever of them are looked at.
+        attack_clients=None if defense.aggregates else config.attack.clients,
     )
     in_clear: dict[int, dict[str, Scalar]] = {}
     for key in list_captures(folder.captures, slug):
-        metrics = read_update(folder.captures, key).metrics
-        in_clear[key.client] = dict(metrics) or in_clear.get(key.client, {})
-        truth: GroundTruth | None = None
-        with contextlib.suppress(CaptureError):  # a client that failed has none; its finding says so
-            truth = read_truth(folder.truth, key)
-        granted = grant(
+        update = read_update(folder.captures, key)
+        for client, metrics in _metrics(update).items():
+            in_clear[client] = dict(metrics) or in_clear.get(client, {})
+        truths, _ = truths_of(folder, key)  # a client that failed has none; its finding says so
+        granted = grant_capture(
             config.threat,
-            truth,
+            update,
+            truths,
             model=config.model,
             num_classes=len(federation.data.classes),
             image_shape=federation.data.image_shape,
@@ -133,6 +134,13 @@ def _capture(
             f"{spec}: no truth of client {problem.client} in round {problem.round}: {problem.reason}"
         )
     write_record(folder.federation(slug), _record(result, config.federation.clients, in_clear))
+
+
+def _metrics(update: Update) -> dict[int, Mapping[str, Scalar]]:
+    """What each client of a capture sent in clear."""
+    if update.cohort:
+        return {part.client: part.metrics for part in update.cohort}
+    return {update.key.client: update.metrics}
 
 
 def _record(

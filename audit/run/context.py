@@ -7,16 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fl_audit.core.captures import list_captures, read_sent, read_truth, sent_file
+from fl_audit.core.captures import list_captures, read_sent, sent_file
 from fl_audit.core.errors import AuditError, CaptureError
 from fl_audit.core.files import read_tensors
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import CaptureKey, GroundTruth
+from fl_audit.core.types import CaptureKey
 from fl_audit.metrics import Context, Metric
 from fl_audit.models import models
 from fl_audit.reports.schema import DatasetFacts
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder
+from fl_audit.run.originals import Originals, originals
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class ContextReader:
         self._model: tuple[Path, nn.Module | None] | None = None
         self._clients: tuple[str, dict[int, Tensor]] | None = None
 
-    def read(self, key: CaptureKey, truth: GroundTruth) -> Context:
+    def read(self, key: CaptureKey, truth: Originals) -> Context:
         """The context of one capture's originals."""
         shape = truth.images.shape[1:]
         pool = self._pool if self._pool is not None and self._pool.shape[1:] == shape else None
@@ -77,8 +78,8 @@ class ContextReader:
             return None
         return model.eval().requires_grad_(False)
 
-    def _client(self, key: CaptureKey, truth: GroundTruth) -> Tensor:
-        """Every original that the client is known to have trained on under this defense."""
+    def _client(self, key: CaptureKey, truth: Originals) -> Tensor:
+        """Every original that the client, or all in an aggregate, is known to have trained on here."""
         if self._clients is None or self._clients[0] != key.defense:
             self._clients = key.defense, {}
         known = self._clients[1]
@@ -88,7 +89,7 @@ class ContextReader:
             for other in list_captures(self._folder.captures, key.defense):
                 if _owner(other) == whose and other != key:
                     try:
-                        found.append(read_truth(self._folder.truth, other).images)
+                        found.append(originals(self._folder, other).images)
                     except CaptureError:
                         continue  # that capture's findings say that its truth is missing
             known[whose] = torch.cat(

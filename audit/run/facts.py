@@ -30,6 +30,7 @@ from fl_audit.run.config import SCENARIO_WORDS, SCENARIOS, RunConfig
 from fl_audit.run.folder import RunFolder, slugs
 from fl_audit.run.manifest import package_versions
 from fl_audit.run.negative import NegativeControl
+from fl_audit.run.originals import looked_at
 
 GRANTED_WORDS = {
     "model": "the architecture",
@@ -154,8 +155,10 @@ def scenario_words(config: RunConfig) -> str:
 
 def attacked_clients(folder: RunFolder, config: RunConfig) -> list[int]:
     """The clients that there are captures of, under any defense."""
-    named = slugs(config.defense_specs()).values()
-    return sorted({key.client for slug in named for key in list_captures(folder.captures, slug)})
+    keys = [
+        key for slug in slugs(config.defense_specs()).values() for key in list_captures(folder.captures, slug)
+    ]
+    return sorted({client for key in keys for client in looked_at(folder, key, config)})
 
 
 def attacked_rule(config: RunConfig) -> str:

@@ -1,22 +1,23 @@
 """The grading stage: the only one that opens the sealed truth. It needs no Flower and no data set.
 
 Each original is matched to one reconstruction, each pair is scored by every metric, and what cannot be
-scored keeps its line with the reason.
+scored keeps its line with the reason. Under secure aggregation the originals of all clients of a round are
+matched at once; each finding is its client's, and those of clients that are not to be looked at are left out.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import read_truth, read_update
+from fl_audit.core.captures import read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
-from fl_audit.core.types import CaptureKey, GroundTruth, Reconstruction
+from fl_audit.core.types import CaptureKey, Reconstruction
 from fl_audit.metrics import Context, Metric, RecognisabilityRule, Scores, match
 from fl_audit.reports.schema import (
     Finding,
@@ -35,11 +36,12 @@ from fl_audit.run.facts import guess_facts, read_scene, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 from fl_audit.run.jobs import Job, jobs
 from fl_audit.run.negative import negative_control
+from fl_audit.run.originals import Originals, looked_at, originals
 from fl_audit.run.record import defense_facts
 from fl_audit.run.results import read_reconstruction
 from fl_audit.run.sets import SetCollector
 
-NO_PARTNER = "the attack returned fewer images than the client trained on"
+NO_PARTNER = "the attack returned fewer images than were trained on"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Graded:
     """One attack on one capture, scored but not judged yet."""
 
     job: Job
-    truth: GroundTruth | None
+    truth: Originals | None
     result: Reconstruction
     partner: Tensor
     scores: dict[str, Scores]
@@ -76,7 +78,9 @@ def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summa
     for job in todo:
         progress.begin(job.label)
         graded = _grade(folder, job, units, contexts)
-        findings.extend(_findings(folder, graded, units, rule))
+        clients = looked_at(folder, job.key, config)
+        lines = _findings(folder, graded, units, rule, clients)
+        findings.extend(line for line in lines if line.client in clients)
         if graded.truth is not None and graded.result.images is not None and graded.scores:
             paired = graded.partner >= 0
             images = graded.result.images[graded.partner[paired]]
@@ -119,7 +123,7 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
     except CaptureError as error:
         reason = f"not attacked: {error}" if job.result.exists() else "not attacked yet"
     try:
-        truth = read_truth(folder.truth, job.key).unique()
+        truth = originals(folder, job.key)
     except CaptureError as error:
         reason = reason or result.reason or f"no ground truth to grade against: {error}"
     reason = reason or result.reason
@@ -170,11 +174,14 @@ def _findings(
     graded: _Graded,
     units: Mapping[str, Metric],
     rule: RecognisabilityRule,
+    clients: Sequence[int],
 ) -> Iterator[Finding]:
-    """One line per original; one line without an image where there is no truth to count by."""
-    count = 0 if graded.truth is None else len(graded.truth.images)
-    if not count:
-        yield _line(graded, None, units, "unscored" if graded.result.status == "done" else None, None)
+    """One line per original; one line without an image for each client whose truth there is not."""
+    count = 0 if graded.truth is None else len(graded.truth)
+    for client, why in _without_truth(folder, graded, clients).items():
+        status: Status | None = "unscored" if graded.result.status == "done" else None
+        yield _line(replace(graded, reason=graded.reason or why), client, None, units, status, None)
+    if graded.truth is None:
         return
     verdicts: list[_Verdict | None] = [None] * count
     if graded.scores:
@@ -182,12 +189,20 @@ def _findings(
         both = zip(rule.probability(values).tolist(), rule.judge(values).tolist(), strict=True)
         verdicts = [_Verdict(probability, recognisable) for probability, recognisable in both]
     for image in range(count):
-        line = _line(graded, image, units, None, verdicts[image])
+        line = _line(graded, graded.truth.clients[image], image, units, None, verdicts[image])
         yield line.model_copy(update=_pictures(folder, graded, image, line.status))
+
+
+def _without_truth(folder: RunFolder, graded: _Graded, clients: Sequence[int]) -> dict[int, str]:
+    """Those of ``clients`` whose images are not known, and why."""
+    if graded.truth is not None:
+        return {client: folder.relative(why) for client, why in graded.truth.missing.items()}
+    return dict.fromkeys(clients, graded.reason or "no ground truth to grade against")
 
 
 def _line(
     graded: _Graded,
+    client: int,
     image: int | None,
     units: Mapping[str, Metric],
     status: Status | None,
@@ -213,13 +228,13 @@ def _line(
             status = "graded"
     inferred = None if result.labels is None or not 0 <= row < len(result.labels) else int(result.labels[row])
     judged = verdict if status == "graded" else None
-    training = None if truth is None else truth.training
+    training = None if truth is None else truth.trainings.get(client)
     facts = result.facts()
     return Finding(
         defense=graded.job.key.defense,
         round=graded.job.key.round,
-        client=graded.job.key.client,
-        image=image,
+        client=client,
+        image=None if truth is None or image is None else truth.places[image],
         attack=graded.job.spec,
         status=status,
         reason=reason,

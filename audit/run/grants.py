@@ -5,17 +5,40 @@ model grants and nothing else: labels, and how the client trained. The attack st
 runs with the truth folder gone.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, Sends, ThreatLevel, TrainingDetails
+from fl_audit.core.types import (
+    CaptureKey,
+    GroundTruth,
+    Knowledge,
+    Sends,
+    Share,
+    ThreatLevel,
+    TrainingDetails,
+    Update,
+    num_examples,
+)
 from fl_audit.models import models
 from fl_audit.run.config import ThreatConfig
+
+
+class GrantedShare(BaseModel):
+    """What is granted about one client of an aggregate; see `Share`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float
+    num_examples: int | None = None
+    training: TrainingDetails | None = None
+    labels: list[int] | None = None
 
 
 class Grant(BaseModel):
@@ -32,6 +55,7 @@ class Grant(BaseModel):
     training: TrainingDetails | None = None
     labels: list[int] | None = None
     sends: Sends | None = None
+    cohort: list[GrantedShare] = []
 
 
 def grant(
@@ -58,6 +82,53 @@ def grant(
     return Grant(**values)
 
 
+def grant_capture(
+    threat: ThreatConfig,
+    update: Update,
+    truths: Mapping[int, GroundTruth],
+    *,
+    model: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+) -> Grant:
+    """Apply the threat model to a capture: one client's, or the mean of several clients' updates.
+
+    In a mean, no threat level withholds who took part with which weight: that travels in clear.
+
+    Args:
+        threat: the threat model.
+        update: the capture.
+        truths: by client, those that there are.
+        model: the architecture.
+        num_classes: number of classes.
+        image_shape: ``(C, H, W)``.
+    """
+
+    def apply(truth: GroundTruth | None) -> Grant:
+        return grant(threat, truth, model=model, num_classes=num_classes, image_shape=image_shape)
+
+    if not update.cohort:
+        return apply(truths.get(update.key.client))
+    every = [apply(truths.get(part.client)) for part in update.cohort]
+    trainings = [granted.training for granted in every]
+    labels = [granted.labels for granted in every if granted.labels is not None]
+    shares = [
+        GrantedShare(
+            weight=part.weight,
+            num_examples=num_examples(part.metrics),
+            training=granted.training,
+            labels=granted.labels,
+        )
+        for part, granted in zip(update.cohort, every, strict=True)
+    ]
+    together = {
+        "training": trainings[0] if None not in trainings else None,
+        "labels": [label for one in labels for label in one] if len(labels) == len(shares) else None,
+        "cohort": shares,
+    }
+    return apply(None).model_copy(update=together)
+
+
 def write_grant(path: Path, granted: Grant) -> None:
     """Write one grant."""
     write_json(path, granted.model_dump(mode="json"))
@@ -75,7 +146,6 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
         # The weights drawn here are thrown away: the attack loads those that the server sent.
         with seeded_globals(0, "architecture"):
             model = models.create(granted.model).build(granted.image_shape, granted.num_classes)
-    labels = None if granted.labels is None else torch.tensor(granted.labels, dtype=torch.int64)
     return Knowledge(
         level=granted.level,
         model=model,
@@ -83,6 +153,14 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
         num_classes=granted.num_classes,
         image_shape=granted.image_shape,
         training=granted.training,
-        labels=labels,
+        labels=_tensor(granted.labels),
         sends=granted.sends,
+        cohort=tuple(
+            Share(share.weight, share.num_examples, share.training, _tensor(share.labels))
+            for share in granted.cohort
+        ),
     )
+
+
+def _tensor(labels: list[int] | None) -> Tensor | None:
+    return None if labels is None else torch.tensor(labels, dtype=torch.int64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.captures import list_captures
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_tensors, write_tensors
 from fl_audit.core.seeding import derive_seed
@@ -17,6 +17,7 @@ from fl_audit.core.units import ImageData
 from fl_audit.metrics import Metric, negative_guesses
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder, slugs
+from fl_audit.run.originals import originals
 
 POOL_LIMIT = 512
 """Held-out images kept for guessing; enough for a mean and for another image of each class."""
@@ -47,20 +48,20 @@ def negative_control(folder: RunFolder, config: RunConfig, units: Mapping[str, M
 
     Metrics that want more than the images are left out: a guess belongs to no update.
     """
-    originals, labels = _originals(folder, config)
-    if originals is None or labels is None:
+    images, labels = _originals(folder, config)
+    if images is None or labels is None:
         return NegativeControl({})
     pool = read_tensors(folder.truth / "pool.safetensors")
     seed = derive_seed(config.seed, "negative")
-    guesses = negative_guesses(originals, labels, pool["images"], pool["labels"], seed)
+    guesses = negative_guesses(images, labels, pool["images"], pool["labels"], seed)
     return NegativeControl(
         {
             kind: {
-                name: unit.score(originals, images)
+                name: unit.score(images, guessed)
                 for name, unit in units.items()
                 if unit.per_image and not unit.wants
             }
-            for kind, images in guesses.items()
+            for kind, guessed in guesses.items()
         }
     )
 
@@ -70,9 +71,9 @@ def _originals(folder: RunFolder, config: RunConfig) -> tuple[Tensor, Tensor] | 
         found = []
         for key in list_captures(folder.captures, slug):
             try:
-                found.append(read_truth(folder.truth, key).unique())
+                found.append(originals(folder, key))
             except CaptureError:
                 continue  # that capture's findings say that its truth is missing
         if found:
-            return torch.cat([truth.images for truth in found]), torch.cat([truth.labels for truth in found])
+            return torch.cat([part.images for part in found]), torch.cat([part.labels for part in found])
     return None, None

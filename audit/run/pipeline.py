@@ -30,10 +30,17 @@ def start_run(config: RunConfig, root: Path, command: list[str], device: str | N
     Raises:
         ConfigError: a name, a number or the folder is wrong; nothing was written.
     """
-    from fl_audit.federation import create_strategy
+    from fl_audit.federation import defended_strategy
 
-    check_names(config)
-    create_strategy(config.federation.strategy)
+    part = config.federation
+    for defense in check_names(config).defenses.values():
+        defended_strategy(
+            part.strategy,
+            defense,
+            clients=part.clients,
+            fraction=part.fraction,
+            learning_rate=config.training.learning_rate,
+        )
     chosen = pick_device(device or config.attack.device)
     folder = RunFolder.create(root)
     text = dump_config(config)

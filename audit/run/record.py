@@ -63,11 +63,12 @@ def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> 
         name=spec,
         slug=slug,
         baseline=defense.name == "none",
-        description=type(defense).summary(),
+        description=defense.describe(),
         params=defense.params(),
         epsilon=_finite(spent.epsilon) if spent else None,
         delta=spent.delta if spent else None,
         privacy=words,
+        server_sees=defense.sees(),
         utility=record.utility,
         clients=clients,
     )

@@ -44,21 +44,36 @@ def with_update(sent: Arrays, received: Arrays, update: Arrays) -> dict[str, np.
     }
 
 
+def integers_as_sent(sent: Arrays, received: Arrays) -> dict[str, np.ndarray]:
+    """``received`` with its integer arrays as they were sent: no noise covers what they count."""
+    return {
+        name: array if is_float(array) else np.asarray(sent[name], array.dtype)
+        for name, array in received.items()
+    }
+
+
 def l2_norm(update: Arrays) -> float:
     """Euclidean norm of all arrays together, 0-d ones included."""
     return float(np.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in update.values())))
 
 
-def clip(update: Arrays, norm: float) -> dict[str, np.ndarray]:
+def l1_norm(update: Arrays) -> float:
+    """Sum of the magnitudes of all entries of all arrays."""
+    return float(sum(float(np.sum(np.abs(array), dtype=np.float64)) for array in update.values()))
+
+
+def clip(update: Arrays, norm: float, length: Callable[[Arrays], float] = l2_norm) -> dict[str, np.ndarray]:
     """Scale ``update`` so that its L2 norm is at most ``norm`` (flat clipping, arXiv:1710.06963).
+
+    ``length`` is another norm to go by, e.g. `l1_norm`.
 
     Raises:
         ValueError: the update is not finite: no factor brings it to a norm.
     """
-    length = l2_norm(update)
-    if not np.isfinite(length):
+    found = length(update)
+    if not np.isfinite(found):
         raise ValueError("the update contains NaN or inf, so it cannot be clipped and must not leave")
-    factor = 1.0 if length <= norm else norm / length
+    factor = 1.0 if found <= norm else norm / found
     return {name: np.asarray(array * factor) for name, array in update.items()}
 
 
@@ -67,18 +82,34 @@ def add_gaussian(update: Arrays, std: float, rng: np.random.Generator) -> dict[s
     return {name: np.asarray(array + rng.normal(0.0, std, array.shape)) for name, array in update.items()}
 
 
+def add_laplace(update: Arrays, scale: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Add independent Laplace noise of scale ``scale`` (its std is ``sqrt(2) * scale``) to every entry."""
+    return {name: np.asarray(array + rng.laplace(0.0, scale, array.shape)) for name, array in update.items()}
+
+
+def must_be_finite(update: Arrays) -> None:
+    """Raise ValueError for an update with NaN or inf, which would stay in what a defense remembers."""
+    if not all(bool(np.isfinite(array).all()) for array in update.values()):
+        raise ValueError("the update contains NaN or inf, so it cannot be compressed and must not leave")
+
+
 def prune_smallest(values: np.ndarray, fraction: float) -> np.ndarray:
-    """A copy with the ``floor(fraction * size)`` entries of smallest magnitude set to 0.
+    """A copy with the ``floor(fraction * size)`` entries of smallest magnitude set to 0."""
+    return keep_largest(values, values.size - int(fraction * values.size))
+
+
+def keep_largest(values: np.ndarray, count: int) -> np.ndarray:
+    """A copy with all but the ``count`` entries of largest magnitude set to 0.
 
     Of equal magnitudes the first in memory order go first. NaN counts as the largest.
     """
     flat = values.reshape(-1).copy()
-    count = int(fraction * flat.size)
-    if count:
+    gone = flat.size - count
+    if gone > 0:
         magnitude = np.abs(flat)
-        threshold = np.partition(magnitude, count - 1)[count - 1]
+        threshold = np.partition(magnitude, gone - 1)[gone - 1]
         below = magnitude < threshold
-        ties = np.flatnonzero(magnitude == threshold)[: count - int(below.sum())]
+        ties = np.flatnonzero(magnitude == threshold)[: gone - int(below.sum())]
         flat[below] = 0.0
         flat[ties] = 0.0
     return flat.reshape(values.shape)

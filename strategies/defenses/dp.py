@@ -1,16 +1,20 @@
 """Local differential privacy: the client clips and noises its update, since the server is the adversary."""
 
-import math
-from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from fl_audit.core.units import Arrays, Defense, PrivacySpent
+from fl_audit.core.units import Arrays, Defense, PrivacySpent, State
+from fl_audit.strategies.defenses._accounting import gaussian_epsilon
 from fl_audit.strategies.defenses._registry import defenses
-from fl_audit.strategies.defenses._updates import add_gaussian, clip, is_float, update_of, with_update
-
-_LARGEST_PLD = 400.0  # in units of the composed mean; beyond, a discretised distribution no longer fits
+from fl_audit.strategies.defenses._updates import (
+    add_gaussian,
+    clip,
+    integers_as_sent,
+    update_of,
+    with_update,
+)
 
 
 @defenses.register("dp")
@@ -42,6 +46,8 @@ class LocalDP(Defense):
     from the clipping norm instead of being a second parameter that can contradict it.
     """
 
+    paper: ClassVar[str] = "Dwork and Roth, The Algorithmic Foundations of Differential Privacy, 2014"
+
     noise_multiplier: float = Field(
         default=10.0, gt=0, description="standard deviation of the noise over the clipping norm"
     )
@@ -49,52 +55,21 @@ class LocalDP(Defense):
         default=0.02, gt=0, description="largest L2 norm of the update, all arrays together"
     )
 
-    def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def apply(
+        self, sent: Arrays, received: Arrays, *, rng: np.random.Generator, state: State
+    ) -> dict[str, np.ndarray]:
         """``sent`` plus the clipped and noised update. Raises ValueError for an update that is not finite."""
+        del state
         clipped = clip(update_of(sent, received), self.clipping_norm)
         noised = add_gaussian(clipped, self.noise_multiplier * self.clipping_norm, rng)
-        silent = {
-            name: array if is_float(array) else np.asarray(sent[name], array.dtype)
-            for name, array in received.items()
-        }
-        return with_update(sent, silent, noised)
+        return with_update(sent, integers_as_sent(sent, received), noised)
 
     def privacy(self, *, rounds: int, delta: float) -> PrivacySpent:
         """Epsilon at ``delta`` of a client that took part in ``rounds`` rounds, whatever the others did."""
         return PrivacySpent(
             epsilon=gaussian_epsilon(self.noise_multiplier / 2, rounds, delta),
             delta=delta,
-            unit="one client's whole data in all its rounds, by its arrays (replacement, local model)",
+            unit="one client's whole data in all its rounds, by its arrays, against the server (replacement, "
+            "local model)",
             accountant="dp-accounting PLD, Gaussian, sensitivity 2 x clipping norm, no amplification",
         )
-
-
-@lru_cache(maxsize=256)
-def gaussian_epsilon(ratio: float, rounds: int, delta: float) -> float:
-    """Epsilon of ``rounds`` adaptively composed Gaussian mechanisms, an upper bound.
-
-    Args:
-        ratio: noise standard deviation over L2 sensitivity, positive.
-        rounds: number of mechanisms, at least 0.
-        delta: in (0, 1).
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
-    if ratio <= 0 or rounds < 0 or not 0 < delta < 1:
-        raise ValueError(
-            f"expected ratio > 0, rounds >= 0 and 0 < delta < 1, got {ratio}, {rounds} and {delta}"
-        )
-    if rounds == 0:
-        return 0.0
-    mean = math.sqrt(rounds) / ratio
-    if mean > _LARGEST_PLD:
-        return math.inf  # an upper bound as good as any: epsilon would be over 80,000
-    # slow to import, and only a guarantee needs it
-    from dp_accounting import GaussianDpEvent
-    from dp_accounting.pld import PLDAccountant
-
-    # A wider grid for a larger loss keeps the number of cells bounded; rounding is always upwards.
-    accountant = PLDAccountant(value_discretization_interval=1e-4 * max(1.0, mean * mean / 20))
-    accountant.compose(GaussianDpEvent(ratio), rounds)
-    return float(accountant.get_epsilon(delta))

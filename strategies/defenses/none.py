@@ -1,8 +1,6 @@
 """No defense: the baseline that every other is compared with."""
 
-import numpy as np
-
-from fl_audit.core.units import Arrays, Defense
+from fl_audit.core.units import Defense
 from fl_audit.strategies.defenses._registry import defenses
 
 
@@ -10,7 +8,7 @@ from fl_audit.strategies.defenses._registry import defenses
 class NoDefense(Defense):
     """No defense: the update leaves as it is."""
 
-    def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """``received`` itself, even where it is malformed: that is for the auditor to find."""
-        del sent, rng
-        return dict(received)
+    @property
+    def changes_update(self) -> bool:
+        """Never: what leaves, leaves even where it is malformed; that is for the auditor to find."""
+        return False

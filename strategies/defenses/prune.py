@@ -1,12 +1,12 @@
 """Gradient magnitude pruning: only the largest changes leave."""
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from fl_audit.core.units import Arrays, Defense
+from fl_audit.core.units import Arrays, Defense, State
 from fl_audit.strategies.defenses._registry import defenses
 from fl_audit.strategies.defenses._updates import map_flat, prune_smallest, update_of
 
@@ -22,14 +22,20 @@ class Prune(Defense):
     not accumulated for a later round.
     """
 
+    paper: ClassVar[str] = (
+        "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, https://arxiv.org/abs/1906.08935"
+    )
+
     fraction: float = Field(ge=0, lt=1, description="share of the entries that is set to zero")
     per: Literal["layer", "global"] = Field(
         default="layer", description="rank the entries of each array apart, or of all arrays together"
     )
 
-    def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def apply(
+        self, sent: Arrays, received: Arrays, *, rng: np.random.Generator, state: State
+    ) -> dict[str, np.ndarray]:
         """``sent`` plus the pruned update: a pruned entry leaves as it was sent."""
-        del rng
+        del rng, state
         update = update_of(sent, received)
         prune = partial(prune_smallest, fraction=self.fraction)
         kept = map_flat(update, prune) if self.per == "global" else {k: prune(v) for k, v in update.items()}

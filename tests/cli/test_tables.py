@@ -65,3 +65,9 @@ def test_many_clients_are_cut_to_those_that_leaked_most(monkeypatch: pytest.Monk
     text = printed(summarise(lines, facts(), [defense("none", clients=clients)]))
     assert row(text.partition("Clients:")[2], "7  ")[1] == "1"
     assert "5 clients that leaked less stand in the report" in text
+
+
+def test_what_the_server_still_sees_is_said() -> None:
+    seen = defense("dp-server", server_sees="The server gets every update in clear.")
+    text = " ".join(printed(summarise([finding("dp-server")], facts(), [seen])).split())
+    assert "dp-server: The server gets every update in clear." in text

@@ -25,7 +25,7 @@ def test_ray_trains_and_captures_what_the_local_engine_does(tmp_path: Path) -> N
     for engine in ("local", "ray"):
         results[engine] = run_federation(
             toy_spec(engine=engine, **spec),
-            defense=defenses.create("dp"),
+            defense=defenses.create("topk:0.5+dp"),  # what clients remember must survive between rounds
             defense_slug="dp",
             out=tmp_path / engine,
         )

@@ -1,16 +1,18 @@
 """The threat model, applied: what is granted and what never is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from fl_audit.core.aggregates import mean_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, TrainingDetails
 from fl_audit.run.check import granted_names
 from fl_audit.run.config import ThreatConfig
-from fl_audit.run.grants import grant, read_knowledge, write_grant
+from fl_audit.run.grants import grant, grant_capture, read_knowledge, write_grant
 
 KEY = CaptureKey("dp", 1, 0)
 TRUTH = GroundTruth(
@@ -97,6 +99,43 @@ def test_reading_a_grant_leaves_the_global_generator_alone(tmp_path: Path) -> No
     torch.manual_seed(1)
     read_knowledge(tmp_path / "grant.json", KEY)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_under_secure_aggregation_shares_are_never_withheld(
+    tmp_path: Path,
+) -> None:
+    other = replace(TRUTH, labels=torch.tensor([0, 2, 2]), training=replace(TRUTH.training, batch_size=1))
+    update = mean_update(
+        "secagg",
+        1,
+        sent={},
+        mean={},
+        clients={0: {"num-examples": 3}, 2: {"num-examples": 1}, 5: {"num-examples": 4}},
+    )
+    truths = {0: TRUTH, 2: other, 5: TRUTH}
+
+    def told(level: str, labels: bool, known: dict[int, GroundTruth]) -> Knowledge:
+        threat = ThreatConfig.model_validate({"level": level, "labels": labels})
+        shape = (1, 8, 8)
+        written = grant_capture(threat, update, known, model="mlp:width=4", num_classes=4, image_shape=shape)
+        write_grant(tmp_path / "grant.json", written)
+        return read_knowledge(tmp_path / "grant.json", update.key)
+
+    informed = told("B", False, truths)
+    assert [(s.weight, s.num_examples, s.training, s.labels) for s in informed.cohort] == [
+        (0.375, 3, None, None),
+        (0.125, 1, None, None),
+        (0.5, 4, None, None),
+    ]
+    assert (informed.training, informed.labels) == (None, None)
+    everything = told("C", True, truths)
+    assert [share.training for share in everything.cohort] == [TRUTH.training, other.training, TRUTH.training]
+    assert everything.training == TRUTH.training
+    assert everything.labels is not None
+    assert everything.labels.tolist() == [3, 3, 1, 0, 2, 2, 3, 3, 1]
+    part = told("C", True, {0: TRUTH, 2: other})  # of one client there is no truth to grant from
+    assert (part.training, part.labels, part.cohort[2].training) == (None, None, None)
+    assert part.cohort[1].labels is not None
 
 
 def test_a_damaged_grant_is_named(tmp_path: Path) -> None:

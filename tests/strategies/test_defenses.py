@@ -12,10 +12,32 @@ from scipy.stats import norm
 
 from fl_audit.core.errors import ConfigError
 from fl_audit.strategies.defenses import defenses
+from fl_audit.strategies.defenses._accounting import gaussian_epsilon
 from fl_audit.strategies.defenses._updates import add_gaussian, clip, l2_norm, prune_smallest, update_of
-from fl_audit.strategies.defenses.dp import gaussian_epsilon
 
-ALL = ["none", "dp", "noise:0.1", "clip:0.5", "prune:0.5", "prune:fraction=0.5,per=global"]
+ALL = [
+    "none",
+    "dp",
+    "noise:0.1",
+    "clip:0.5",
+    "prune:0.5",
+    "prune:fraction=0.5,per=global",
+    "laplace:0.1",
+    "laplace:scale=0.1,clipping_norm=0.5",
+    "topk:0.3",
+    "topk:fraction=0.3,momentum=0.9,per=global",
+    "quantize",
+    "quantize:bits=4,norm=l2",
+    "quantize:bits=1,error_feedback=true",
+    "dp-server",
+    "dp-client",
+    "secagg",
+    "clip:1+prune:0.5",
+    "topk:0.3+clip:0.5+noise:0.1",
+    "prune:0.5+dp-client+secagg",
+]
+TOUCHING = [spec for spec in ALL if defenses.create(spec).changes_update]
+NOISY = ("dp", "noise:0.1", "laplace", "topk:0.3+clip:0.5+noise:0.1")
 
 
 def arrays(seed: int = 0, scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -37,7 +59,7 @@ def floats(values: dict[str, np.ndarray]) -> list[np.ndarray]:
 @pytest.mark.parametrize("spec", ALL)
 def test_names_shapes_and_dtypes_stay_and_arguments_are_not_changed(spec: str) -> None:
     sent, received = arrays(0), arrays(1)
-    out = defenses.create(spec).apply(sent, received, rng=np.random.default_rng(0))
+    out = defenses.create(spec).apply(sent, received, rng=np.random.default_rng(0), state={})
     assert [(name, a.shape, a.dtype) for name, a in out.items()] == [
         (name, a.shape, a.dtype) for name, a in received.items()
     ]
@@ -48,29 +70,34 @@ def test_names_shapes_and_dtypes_stay_and_arguments_are_not_changed(spec: str) -
 @pytest.mark.parametrize("spec", ALL)
 def test_a_zero_update_and_0d_arrays_are_no_exception(spec: str) -> None:
     sent = arrays(0)
-    out = defenses.create(spec).apply(sent, arrays(0), rng=np.random.default_rng(0))
+    out = defenses.create(spec).apply(sent, arrays(0), rng=np.random.default_rng(0), state={})
     assert all(np.isfinite(array).all() for array in out.values())
     moved = bool(out["scalar"] != sent["scalar"])
-    assert moved == spec.startswith(("dp", "noise"))  # Flower's own mods leave a 0-d parameter bare
+    noisy = spec.startswith(NOISY) and not spec.startswith(("dp-server", "dp-client"))
+    assert moved == noisy  # Flower's own mods leave a 0-d parameter bare
 
 
-@pytest.mark.parametrize("spec", ["dp", "clip:0.5"])
+@pytest.mark.parametrize(
+    "spec", ["dp", "clip:0.5", "laplace:scale=1,clipping_norm=1", "topk:0.5", "quantize:1", "dp-client"]
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_cannot_be_clipped_does_not_leave(spec: str, value: float) -> None:
+def test_what_cannot_be_clipped_or_compressed_does_not_leave(spec: str, value: float) -> None:
     bad = arrays(1)
     bad["weight"][0, 0] = value
+    state: dict[str, np.ndarray] = {}
     with pytest.raises(ValueError, match="must not leave"):
-        defenses.create(spec).apply(arrays(0), bad, rng=np.random.default_rng(0))
+        defenses.create(spec).apply(arrays(0), bad, rng=np.random.default_rng(0), state=state)
+    assert state == {}
 
 
-@pytest.mark.parametrize("spec", ALL[1:])
+@pytest.mark.parametrize("spec", TOUCHING)
 def test_an_update_of_other_arrays_does_not_leave(spec: str) -> None:
     missing = {name: array for name, array in arrays(1).items() if name != "double"}
     extra = arrays(1) | {"more": np.zeros(2)}
     other = arrays(1) | {"weight": np.zeros((5, 6), np.float32)}
     for received, why in ((missing, "missing"), (extra, "extra"), (other, "shape")):
         with pytest.raises(ValueError, match=why):
-            defenses.create(spec).apply(arrays(0), received, rng=np.random.default_rng(0))
+            defenses.create(spec).apply(arrays(0), received, rng=np.random.default_rng(0), state={})
 
 
 @settings(deadline=None, max_examples=40)
@@ -112,24 +139,24 @@ def test_dp_clips_then_adds_noise_of_the_stated_size() -> None:
     sent = {"w": np.zeros(200_000), "n": np.asarray(3)}
     received = {"w": np.full(200_000, 5.0), "n": np.asarray(9)}
     defense = defenses.create("dp:noise_multiplier=1.5,clipping_norm=2.0")
-    out = defense.apply(sent, received, rng=np.random.default_rng(1))
+    out = defense.apply(sent, received, rng=np.random.default_rng(1), state={})
     assert out["w"].std() == pytest.approx(3.0, rel=0.01)
     assert out["w"].mean() == pytest.approx(2.0 / math.sqrt(200_000), abs=0.03)
     assert out["n"] == 3  # an integer that trained with the data would leave it in clear
-    again = defense.apply(sent, received, rng=np.random.default_rng(1))
+    again = defense.apply(sent, received, rng=np.random.default_rng(1), state={})
     assert np.array_equal(out["w"], again["w"])
 
 
 def test_noise_and_clip_do_what_they_say() -> None:
     sent, received = {"w": np.zeros(100_000)}, {"w": np.ones(100_000)}
-    noised = defenses.create("noise:0.25").apply(sent, received, rng=np.random.default_rng(2))
+    noised = defenses.create("noise:0.25").apply(sent, received, rng=np.random.default_rng(2), state={})
     assert noised["w"].std() == pytest.approx(0.25, rel=0.02)
     assert noised["w"].mean() == pytest.approx(1.0, abs=0.01)
-    clipped = defenses.create("clip:2").apply(sent, received, rng=np.random.default_rng(2))
+    clipped = defenses.create("clip:2").apply(sent, received, rng=np.random.default_rng(2), state={})
     assert l2_norm(update_of(sent, clipped)) == pytest.approx(2.0)
     short = {"w": received["w"] * 1e-3}
     assert np.array_equal(
-        defenses.create("clip:2").apply(sent, short, rng=np.random.default_rng(2))["w"], short["w"]
+        defenses.create("clip:2").apply(sent, short, rng=np.random.default_rng(2), state={})["w"], short["w"]
     )
 
 
@@ -146,10 +173,10 @@ def test_pruning_per_layer_and_global() -> None:
     sent = {"small": np.zeros(4), "large": np.zeros(4)}
     received = {"small": np.array([0.1, 0.2, 0.3, 0.4]), "large": np.array([1.0, -2.0, 3.0, 4.0])}
     rng = np.random.default_rng(0)
-    layer = defenses.create("prune:0.5").apply(sent, received, rng=rng)
+    layer = defenses.create("prune:0.5").apply(sent, received, rng=rng, state={})
     assert layer["small"].tolist() == [0, 0, 0.3, 0.4]
     assert layer["large"].tolist() == [0, 0, 3, 4]
-    everywhere = defenses.create("prune:fraction=0.5,per=global").apply(sent, received, rng=rng)
+    everywhere = defenses.create("prune:fraction=0.5,per=global").apply(sent, received, rng=rng, state={})
     assert everywhere["small"].tolist() == [0, 0, 0, 0]
     assert everywhere["large"].tolist() == [1, -2, 3, 4]
 
@@ -180,7 +207,16 @@ def test_epsilon_by_hand_and_at_the_edges() -> None:
     # The classical formula, valid for epsilon up to 1, is a looser bound.
     ratio = math.sqrt(2 * math.log(1.25e5)) / 0.9
     assert gaussian_epsilon(ratio, 1, 1e-5) < 0.9
-    for spec in ("none", "noise:1", "clip:1", "prune:0.9"):
+    for spec in (
+        "none",
+        "noise:1",
+        "clip:1",
+        "prune:0.9",
+        "topk:0.1",
+        "quantize",
+        "secagg",
+        "clip:1+noise:1",
+    ):
         assert defenses.create(spec).privacy(rounds=1, delta=1e-5) is None
     with pytest.raises(ValueError, match="delta"):
         gaussian_epsilon(1.0, 1, 0.0)
@@ -196,6 +232,14 @@ def test_epsilon_by_hand_and_at_the_edges() -> None:
         ("prune:1.5", "fraction"),
         ("prune:0.5,per=row", "per"),
         ("clip:nan", "norm"),
+        ("laplace:scale=1,clipping_norm=0", "clipping_norm"),
+        ("topk:0", "fraction"),
+        ("topk:fraction=0.1,momentum=1", "momentum"),
+        ("quantize:bits=0", "bits"),
+        ("quantize:bits=4,norm=l1", "norm"),
+        ("dp-server:0", "noise_multiplier"),
+        ("dp-client:clipping_norm=-1", "clipping_norm"),
+        ("secagg:1", "expected key=value"),
         ("dpp", "Did you mean 'dp'"),
         ("dp:sigma=1", "unknown parameter 'sigma'"),
     ],
