@@ -26,7 +26,13 @@ class Layout:
 
 
 def lay_out(
-    update: Update, knowledge: Knowledge, *, batch_statistics: bool, gradient: bool, notes: list[str]
+    update: Update,
+    knowledge: Knowledge,
+    *,
+    batch_statistics: bool,
+    gradient: bool,
+    shown: int | None,
+    notes: list[str],
 ) -> Layout:
     """Lay out the training of the client, or of the clients of an aggregate.
 
@@ -35,12 +41,15 @@ def lay_out(
         knowledge: what is granted.
         batch_statistics: whether the model normalises by the batch: then clients do not mix.
         gradient: whether the update came as a gradient.
+        shown: at least so many images, as the update shows, where nobody says.
         notes: gets a sentence for each thing assumed.
     """
     shares = knowledge.cohort or (Share(1.0, update.num_examples, knowledge.training, knowledge.labels),)
     trainings = [simulated(share.training, notes) for share in shares]
     plans = [
-        make_plan(share.num_examples, share.training, checked_labels(share.labels, knowledge), notes)
+        make_plan(
+            share.num_examples, share.training, checked_labels(share.labels, knowledge), notes, shown=shown
+        )
         for share in shares
     ]
     notes[:] = dict.fromkeys(notes)  # clients that are alike give the same ones
