@@ -2,8 +2,7 @@
 
 The gradient of a linear layer that sees one vector for each image is a sum of one outer product for each:
 its rank is the number of images, or what the layer's sides allow if that is less. Residuals of a softmax add
-up to zero, which takes one more away at the last layer. A matrix of full rank says nothing: noise and pruning
-give every matrix full rank.
+up to zero, which takes one more away at the last layer. A matrix of full rank says nothing: noise gives full rank.
 """
 
 import math
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from fl_audit.attacks.known_entries import looks_sparsified
 
 ROUNDING = 2.0**-25
 """Root mean square of float32's relative rounding error, about: of weights that were sent back."""
@@ -28,7 +29,7 @@ SIDE = 160
 def images_shown(
     model: nn.Module, change: Mapping[str, Tensor], shape: tuple[int, int, int], *, sent_back: bool
 ) -> int | None:
-    """At least so many images; None where no linear layer says.
+    """At least so many images; None where no linear layer says, or entries were pruned.
 
     Args:
         model: as sent.
@@ -36,7 +37,8 @@ def images_shown(
         shape: ``(C, H, W)`` of an image.
         sent_back: whether weights came back, whose rounding the change holds.
     """
-    if not all(bool(torch.isfinite(value).all()) for value in change.values()):
+    moved = list(change.values())
+    if not all(bool(torch.isfinite(value).all()) for value in moved) or looks_sparsified(moved):
         return None
     ranks = []
     for name, module in _plain_linear(model, shape).items():
