@@ -2,7 +2,7 @@
 
 The gradient of a linear layer that sees one vector for each image is a sum of one outer product for each:
 its rank is the number of images, or what the layer's sides allow if that is less. Residuals of a softmax add
-up to zero, which takes one more away at the last layer. A matrix of full rank says nothing: noise gives full rank.
+up to zero, which takes one more away at the last layer. A matrix of full rank says nothing: it may be noise.
 """
 
 import math

@@ -60,8 +60,9 @@ class LastLayer:
         gram = e @ e.T
         floor = max(spread, 1e-6 * float(gram.diagonal().mean()), 1e-30)
         weights = torch.linalg.solve(gram + floor * torch.eye(len(e), dtype=e.dtype), e.new_ones(len(e)))
-        direction = weights @ e
-        return direction / (self.typical @ direction).clamp(min=1e-30)
+        direction: Tensor = weights @ e
+        scaled: Tensor = direction / (self.typical @ direction).clamp(min=1e-30)
+        return scaled
 
     @cached_property
     def offset_gradient(self) -> Tensor:

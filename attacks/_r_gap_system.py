@@ -89,7 +89,9 @@ class System:
     def gradient_equations(self, inputs: Tensor) -> Tensor:
         """Left-hand side of the gradient constraints."""
         if self._plain is not None:
-            return conv2d_weight(inputs[None], self.weight.shape, self.upper[None], **self._plain).flatten()
+            form, inputs, upper = self.weight.shape, inputs[None], self.upper[None]
+            made: Tensor = conv2d_weight(inputs, form, upper, **self._plain)  # type: ignore[no-untyped-call]
+            return made.flatten()
         weight = self.weight.clone().requires_grad_()
         (value,) = torch.autograd.grad(self.convolve(inputs, weight), weight, self.upper)
         return value.flatten()
@@ -97,7 +99,9 @@ class System:
     def backward(self, outputs: Tensor, weight: Tensor) -> Tensor:
         """Transposed layer: ``outputs`` in the shape of the output to the shape of the input."""
         if self._plain is not None:
-            return conv2d_input((1, *self.shape), weight, outputs[None], **self._plain)[0]
+            form, outputs = (1, *self.shape), outputs[None]
+            made: Tensor = conv2d_input(form, weight, outputs, **self._plain)  # type: ignore[no-untyped-call]
+            return made[0]
         inputs = torch.zeros(self.shape, dtype=torch.float64).requires_grad_()
         (value,) = torch.autograd.grad(self.convolve(inputs, weight), inputs, outputs)
         return value

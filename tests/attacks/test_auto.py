@@ -104,7 +104,7 @@ def test_what_noise_has_drowned_is_not_inverted_layer_by_layer(monkeypatch: pyte
     case = make_case(labels=(1,))
     assert "auto chose r-gap" in said(run(case))
     assert begun == [1]
-    assert "r-gap" not in said(run(noisy(case, 3.0)))
+    assert "r-gap" not in said(run(noisy(case, 30.0)))
     assert begun == [1]
 
 
