@@ -7,7 +7,11 @@ import torch
 
 from fl_audit.attacks._granted import checked_labels, simulated
 from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan
+from fl_audit.core.errors import ConfigError
 from fl_audit.core.types import Knowledge, Share, TrainingDetails, Update
+
+ROUNDING = 1e-3
+"""How far weights may be from adding up to 1."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,13 @@ class Layout:
 
 
 def lay_out(
-    update: Update, knowledge: Knowledge, *, batch_statistics: bool, gradient: bool, notes: list[str]
+    update: Update,
+    knowledge: Knowledge,
+    *,
+    batch_statistics: bool,
+    gradient: bool,
+    shown: int | None,
+    notes: list[str],
 ) -> Layout:
     """Lay out the training of the client, or of the clients of an aggregate.
 
@@ -35,12 +45,19 @@ def lay_out(
         knowledge: what is granted.
         batch_statistics: whether the model normalises by the batch: then clients do not mix.
         gradient: whether the update came as a gradient.
+        shown: at least so many images, as the update shows, where nobody says.
         notes: gets a sentence for each thing assumed.
+
+    Raises:
+        ConfigError: the clients' weights are not those of a mean.
     """
+    _check_weights(knowledge.cohort)
     shares = knowledge.cohort or (Share(1.0, update.num_examples, knowledge.training, knowledge.labels),)
     trainings = [simulated(share.training, notes) for share in shares]
     plans = [
-        make_plan(share.num_examples, share.training, checked_labels(share.labels, knowledge), notes)
+        make_plan(
+            share.num_examples, share.training, checked_labels(share.labels, knowledge), notes, shown=shown
+        )
         for share in shares
     ]
     notes[:] = dict.fromkeys(notes)  # clients that are alike give the same ones
@@ -61,6 +78,16 @@ def lay_out(
         (share.weight, plan, training) for share, plan, training in zip(shares, plans, known, strict=True)
     )
     return Layout(replace(together, step_sizes=sizes), known[0], members)
+
+
+def _check_weights(shares: Sequence[Share]) -> None:
+    weights = [share.weight for share in shares]
+    if shares and not (min(weights) > 0 and abs(sum(weights) - 1) < ROUNDING):
+        raise ConfigError(
+            f"expected positive weights of the cohort that add up to 1, got {weights[:5]} with the sum "
+            f"{sum(weights):g}: the update must be the clients' weighted mean; divide a sum by their total "
+            "weight"
+        )
 
 
 def _together(plans: Sequence[Plan]) -> Plan:

@@ -1,27 +1,18 @@
 """Finding a model's last linear layer, and what its gradient shows."""
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from fl_audit.attacks._image_count import ROUNDING, visible_rank
 from fl_audit.attacks._stand_ins import dead_leaves
 from fl_audit.attacks.problem import AttackFailed, Named, Problem
 from fl_audit.core.seeding import torch_generator
 
 STAND_INS = 48
 """Images that the model is run on to see what embeddings look like."""
-
-ROUNDING = 2.0**-25
-"""Root mean square of float32's relative rounding error, about: of weights that were sent back."""
-
-VISIBLE = 4.0
-"""How far a singular value must be above the largest of the rounding errors' to count."""
-
-TINY = 1e-7
-"""Singular values below this, relative to the largest, are rounding of sums in float32."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,9 @@ class LastLayer:
         gram = e @ e.T
         floor = max(spread, 1e-6 * float(gram.diagonal().mean()), 1e-30)
         weights = torch.linalg.solve(gram + floor * torch.eye(len(e), dtype=e.dtype), e.new_ones(len(e)))
-        direction = weights @ e
-        return direction / (self.typical @ direction).clamp(min=1e-30)
+        direction: Tensor = weights @ e
+        scaled: Tensor = direction / (self.typical @ direction).clamp(min=1e-30)
+        return scaled
 
     @cached_property
     def offset_gradient(self) -> Tensor:
@@ -87,9 +79,7 @@ class LastLayer:
     @cached_property
     def rank(self) -> int:
         """Rank of `extended` above rounding, K - 1 at most: the number of images if it is less."""
-        values = torch.linalg.svdvals(self.extended)
-        noise = self.rounding * (math.sqrt(len(self.extended)) + math.sqrt(self.extended.shape[1]))
-        return int((values > max(VISIBLE * noise, TINY * float(values[0]))).sum())
+        return visible_rank(self.extended, self.rounding)
 
     def offset_feature(self, embeddings: Tensor) -> Tensor:
         """What `offset_gradient` weighs each image's residual by, ``(..., D)`` to ``(...)``."""
@@ -102,7 +92,7 @@ class LastLayer:
         return (embeddings @ self.weight.T + self.bias).softmax(-1)
 
 
-def last_layer(problem: Problem, stand_ins: int = STAND_INS) -> LastLayer:
+def last_layer(problem: Problem) -> LastLayer:
     """Find the linear layer whose output is the model's, by running the model on stand-ins.
 
     Over several steps weights and embeddings are those half way between what was sent and what came back:
@@ -111,7 +101,7 @@ def last_layer(problem: Problem, stand_ins: int = STAND_INS) -> LastLayer:
     Raises:
         AttackFailed: the model does not end in a trained linear layer.
     """
-    images = _stand_ins(problem, stand_ins).to(problem.device)
+    images = _stand_ins(problem).to(problem.device)
     name, start = _embeddings(problem, problem.parameters, images)
     weight, bias = f"{name}.weight".lstrip("."), f"{name}.bias".lstrip(".")
     if weight not in problem.observed:
@@ -151,10 +141,13 @@ MISSING = (
 )
 
 
-def _stand_ins(problem: Problem, count: int) -> Tensor:
-    if problem.surrogate is not None:
-        return problem.surrogate[:count]
-    return dead_leaves(count, problem.image_shape, torch_generator(0, "stand-ins"))
+def _stand_ins(problem: Problem) -> Tensor:
+    """Surrogate images where they are granted, drawn ones where they are too few."""
+    drawn = dead_leaves(STAND_INS, problem.image_shape, torch_generator(0, "stand-ins"))
+    granted = problem.surrogate
+    if granted is None or granted.shape[1:] != drawn.shape[1:]:
+        return drawn
+    return torch.cat([granted.cpu(), drawn])[:STAND_INS]
 
 
 def _embeddings(problem: Problem, parameters: Named, images: Tensor) -> tuple[str, Tensor]:

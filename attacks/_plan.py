@@ -38,7 +38,12 @@ class Plan:
 
 
 def make_plan(
-    told: int | None, training: TrainingDetails | None, labels: Tensor | None, notes: list[str]
+    told: int | None,
+    training: TrainingDetails | None,
+    labels: Tensor | None,
+    notes: list[str],
+    *,
+    shown: int | None = None,
 ) -> Plan:
     """Lay out the local training.
 
@@ -47,8 +52,9 @@ def make_plan(
         training: how it trained, if granted and simulated.
         labels: granted labels in order of use, int64 ``(U,)``.
         notes: gets a sentence for each thing assumed.
+        shown: at least so many images, as the update shows, for where nobody says.
     """
-    total = _uses(told, training, labels, notes)
+    total = _uses(told, training, labels, notes, shown)
     images = told if told is not None and told < total else total
     if labels is None and images > MAX_IMAGES:
         return _fewer(images, total, training, notes)
@@ -93,7 +99,13 @@ def _repeated(images: int, total: int, labels: Tensor | None) -> str:
     return f"the client passed over its {images} images {total / images:.3g} times: {order}"
 
 
-def _uses(told: int | None, training: TrainingDetails | None, labels: Tensor | None, notes: list[str]) -> int:
+def _uses(
+    told: int | None,
+    training: TrainingDetails | None,
+    labels: Tensor | None,
+    notes: list[str],
+    shown: int | None,
+) -> int:
     """How often any image was used, best source first."""
     if labels is not None:
         return int(labels.numel())
@@ -104,6 +116,12 @@ def _uses(told: int | None, training: TrainingDetails | None, labels: Tensor | N
     if told is not None:
         notes.append(f"the number of images, {told}, is what the client reports as num-examples")
         return told
+    if shown is not None and shown > 1:
+        notes.append(
+            f"the number of images is unknown: {shown} are assumed, since the gradient of a linear layer has "
+            "that rank; there may be more"
+        )
+        return shown
     notes.append("the number of images is unknown: one is assumed")
     return 1
 

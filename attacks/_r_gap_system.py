@@ -6,12 +6,17 @@ never written out as a matrix; products with it and its transpose are convolutio
 memory stays that of the layer.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 TOLERANCE = 1e-9
 """Relative accuracy of the solution: far beyond what a float32 gradient determines."""
@@ -27,7 +32,8 @@ class Solution:
     Attributes:
         values: ``(D,)`` float64.
         residual: what the equations leave unexplained, relative; 0 if consistent.
-        undetermined: estimate of how many of the D unknowns the equations leave free: the rank deficiency.
+        undetermined: estimate of how many of the D unknowns the equations leave free: the rank deficiency;
+            NaN if not asked for.
     """
 
     values: Tensor
@@ -57,8 +63,19 @@ class System:
     upper: Tensor
     gradient: Tensor
 
+    @cached_property
+    def _plain(self) -> dict[str, Any] | None:
+        """How to run it directly, without the cost of differentiating a module; None: as a module."""
+        module = self.module
+        if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or isinstance(module.padding, str):
+            return None
+        names = ("stride", "padding", "dilation", "groups")
+        return {name: getattr(module, name) for name in names}
+
     def convolve(self, inputs: Tensor, weight: Tensor) -> Tensor:
         """The layer without bias: inputs ``shape`` to outputs."""
+        if self._plain is not None:
+            return conv2d(inputs[None], weight, None, **self._plain)[0]
         parts = {"weight": weight}
         if getattr(self.module, "bias", None) is not None:
             parts["bias"] = weight.new_zeros(len(weight))
@@ -71,18 +88,33 @@ class System:
 
     def gradient_equations(self, inputs: Tensor) -> Tensor:
         """Left-hand side of the gradient constraints."""
+        if self._plain is not None:
+            form, inputs, upper = self.weight.shape, inputs[None], self.upper[None]
+            made: Tensor = conv2d_weight(inputs, form, upper, **self._plain)  # type: ignore[no-untyped-call]
+            return made.flatten()
         weight = self.weight.clone().requires_grad_()
         (value,) = torch.autograd.grad(self.convolve(inputs, weight), weight, self.upper)
         return value.flatten()
 
     def backward(self, outputs: Tensor, weight: Tensor) -> Tensor:
         """Transposed layer: ``outputs`` in the shape of the output to the shape of the input."""
+        if self._plain is not None:
+            form, outputs = (1, *self.shape), outputs[None]
+            made: Tensor = conv2d_input(form, weight, outputs, **self._plain)  # type: ignore[no-untyped-call]
+            return made[0]
         inputs = torch.zeros(self.shape, dtype=torch.float64).requires_grad_()
         (value,) = torch.autograd.grad(self.convolve(inputs, weight), inputs, outputs)
         return value
 
 
-def solve(system: System, start: Tensor, *, iterations: int, generator: torch.Generator) -> Solution:
+def solve(
+    system: System,
+    start: Tensor,
+    *,
+    iterations: int,
+    generator: torch.Generator,
+    rank: Literal["estimated", "unknown"] = "estimated",
+) -> Solution:
     """Least squares nearest to ``start``: what the equations leave free stays as it is there.
 
     The two kinds of equations are brought to one size, since gradients are orders of magnitude smaller than
@@ -95,6 +127,7 @@ def solve(system: System, start: Tensor, *, iterations: int, generator: torch.Ge
         start: ``(D,)`` float64.
         iterations: of LSMR at most.
         generator: source of randomness, on the CPU.
+        rank: whether to estimate the free unknowns, which takes as long again.
     """
     random = torch.randn(start.numel(), generator=generator, dtype=torch.float64)
     sizes = [
@@ -118,6 +151,8 @@ def solve(system: System, start: Tensor, *, iterations: int, generator: torch.Ge
     values = least_squares(right, start.numpy())
     length = float(np.linalg.norm(right))
     residual = float(np.linalg.norm(operator.matvec(values.numpy()) - right)) / max(length, 1e-300)
+    if rank == "unknown":
+        return Solution(values, residual, math.nan)
     again = least_squares(operator.matvec(random.numpy()), None)
     undetermined = float((again - random).square().sum() / random.square().sum()) * len(random)
     return Solution(values, residual, undetermined)

@@ -68,7 +68,7 @@ def infer(layer: LastLayer, images: int) -> tuple[Tensor, bool]:
     if images == 1:
         return layer.offset_gradient.argmin()[None], False
     every = [torch.repeat_interleave(torch.arange(layer.classes), n) for n in _guesses(layer, images)]
-    if separable(layer, images):
+    if layer.steps == 1 and separable(layer, images):
         for place, values in enumerate(every):
             if separate(layer, values, 1 if place else TRIES).proved:
                 return values, True
@@ -78,7 +78,10 @@ def infer(layer: LastLayer, images: int) -> tuple[Tensor, bool]:
 def _guesses(layer: LastLayer, images: int) -> list[Tensor]:
     """Counts ``(K,)``, most likely first."""
     by_class = fit_classes(layer, images)
-    fit = fit_counts(layer, images, also=by_class.scale) if layer.classes <= MAX_CLASSES else None
+    # Where weights move from step to step, few images do not average out, and their own embeddings say more.
+    moved = layer.steps > 1 and images < layer.classes
+    few = layer.classes <= MAX_CLASSES and not moved
+    fit = fit_counts(layer, images, also=by_class.scale) if few else None
     if fit is None:
         eye = torch.eye(layer.classes, dtype=torch.float64)
         return neighbours(eye, by_class.real, by_class.counts, GUESSES)

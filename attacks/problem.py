@@ -11,6 +11,7 @@ from fl_audit.attacks._client_model import note_dropout, set_mode, train_mode, u
 from fl_audit.attacks._cohort import Layout, lay_out
 from fl_audit.attacks._failed import AttackFailed
 from fl_audit.attacks._granted import proximal_weight
+from fl_audit.attacks._image_count import images_shown
 from fl_audit.attacks._matching import load_sent
 from fl_audit.attacks._plan import MAX_IMAGES
 from fl_audit.attacks._probe import check_model, in_bounded_memory
@@ -58,7 +59,12 @@ def prepare(
     trained = _trained(model, arrays.change, notes)
     gradient = arrays.sends == "gradient"
     layout = lay_out(
-        update, knowledge, batch_statistics=uses_batch_statistics(model), gradient=gradient, notes=notes
+        update,
+        knowledge,
+        batch_statistics=uses_batch_statistics(model),
+        gradient=gradient,
+        shown=_shown(update, knowledge, model, arrays),
+        notes=notes,
     )
     plan, training = layout.plan, layout.training
     values = {name: p.detach() for name, p in model.named_parameters()}
@@ -124,6 +130,16 @@ def _probed(problem: Problem, knowledge: Knowledge) -> Problem:
 
     cohort = tuple(replace(member, problem=informed(member.problem)) for member in problem.cohort)
     return replace(informed(problem), cohort=cohort)
+
+
+def _shown(update: Update, knowledge: Knowledge, model: nn.Module, arrays: Arrays) -> int | None:
+    """How many images the update itself shows, where nobody says."""
+    said = (update.num_examples, knowledge.training, knowledge.labels)
+    if knowledge.image_shape is None or knowledge.cohort or any(value is not None for value in said):
+        return None
+    return images_shown(
+        model, arrays.change, knowledge.image_shape, sent_back=arrays.sends not in ("delta", "gradient")
+    )
 
 
 def _observed(arrays: Arrays, parameters: Named, layout: Layout) -> Named:

@@ -1,7 +1,7 @@
 """One image from its gradient in closed form, layer by layer from the last to the first."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -70,6 +70,11 @@ class RGap(Attack):
         2000, ge=1, le=1_000_000, description="iterations of the least-squares solver for each layer, at most"
     )
 
+    rank: Literal["estimated", "unknown"] = Field(
+        "estimated",
+        description="whether to estimate how many inputs each layer leaves free, which takes as long again",
+    )
+
     def _reconstruct(self, problem: Problem) -> Reconstruction:
         _check_gradient(problem)
         chain = find_chain(problem)
@@ -91,7 +96,8 @@ class RGap(Attack):
                     f"{len(found.values)} inputs free (rank deficiency): those are typical values"
                 )
                 least = max(least or (share, said), (share, said))
-        problem.notes.append(least[1] if least else "the equations of every layer determine its input")
+        if self.rank == "estimated":
+            problem.notes.append(least[1] if least else "the equations of every layer determine its input")
         images = (found.values - chain.offset) / chain.scale
         return Reconstruction(
             "done",
@@ -135,7 +141,9 @@ class RGap(Attack):
         )
         first = link is chain.links[0]
         start = 0.5 * chain.scale + chain.offset if first else link.typical
-        solution = solve(system, start, iterations=self.iterations, generator=problem.generator)
+        solution = solve(
+            system, start, iterations=self.iterations, generator=problem.generator, rank=self.rank
+        )
         below = system.backward(system.upper, weight).flatten()
         return _Inverted(solution.values, below, solution.residual, solution.undetermined)
 

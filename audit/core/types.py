@@ -222,6 +222,13 @@ class Knowledge:
         sends: what clients send back; None: told from the magnitudes. No level withholds it.
         cohort: the clients whose weighted mean the update is, where the server sees nothing else (secure
             aggregation); ``training`` and ``labels`` are then theirs, all together. Empty: one client.
+
+            The update's ``received`` is ``sum(weight * reply)`` over the clients, weights or differences, and
+            the weights add up to 1: a sum must have been divided. ``num_examples``, ``training`` and
+            ``labels`` of each `Share` are what counts; besides, ``labels`` lists all labels, those of the
+            first share first, and ``training`` is set where every share has one, since attacks ask whether
+            these two are granted. What is reconstructed are the images of all clients, in the order of the
+            shares as far as the attack can tell them apart.
     """
 
     level: ThreatLevel = "B"

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fl_audit.attacks import AttackInterrupted, Task, attacks
+from fl_audit.attacks import AttackInterrupted, Problem, Task, attacks
 from fl_audit.attacks.auto import small_and_smooth, total_of
 from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.inverting_gradients import InvertingGradients
 from fl_audit.attacks.problem import prepare
+from fl_audit.attacks.r_gap import RGap
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import Reconstruction
 from fl_audit.models import models
@@ -89,6 +90,22 @@ def test_where_dlg_fails_the_one_that_fits_better_is_returned() -> None:
     parts = InvertingGradients()._parts(problem)
     assert total_of(problem, result, parts) == pytest.approx(result.objective, rel=1e-4)
     assert result.objective < total_of(problem, run(case, "dlg"), parts)
+
+
+def test_what_noise_has_drowned_is_not_inverted_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    plain = RGap._reconstruct
+
+    def counted(attack: RGap, problem: Problem) -> Reconstruction:
+        begun.append(problem.num_images)
+        return plain(attack, problem)
+
+    monkeypatch.setattr(RGap, "_reconstruct", counted)
+    case = make_case(labels=(1,))
+    assert "auto chose r-gap" in said(run(case))
+    assert begun == [1]
+    assert "r-gap" not in said(run(noisy(case, 30.0)))
+    assert begun == [1]
 
 
 def test_several_clients_go_their_own_ways_in_one_call() -> None:

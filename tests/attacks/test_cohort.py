@@ -10,6 +10,7 @@ from fl_audit.attacks import Problem, attacks
 from fl_audit.attacks.problem import MAX_IMAGES, prepare
 from fl_audit.attacks.rows import merged
 from fl_audit.attacks.simulation import functional_gradient, simulate
+from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import Share, TrainingDetails
 from tests.attacks.cases import CPU, Case, make_case
@@ -150,6 +151,14 @@ def test_without_details_it_is_one_gradient_of_all_images() -> None:
     crowd = prepared(aggregated(clients("small", [STEP] * 2, labels=many), grant_labels=False))
     assert (crowd.num_images, crowd.step_sizes) == (MAX_IMAGES, (MAX_IMAGES,))
     assert any("80 images" in note for note in crowd.notes)
+
+
+@pytest.mark.parametrize("factor", [3.0, float("nan"), -1.0])
+def test_weights_that_are_not_those_of_a_mean_are_refused(factor: float) -> None:
+    case = aggregated(clients("small", [STEP] * 3))
+    shares = tuple(replace(share, weight=factor * share.weight) for share in case.knowledge.cohort)
+    with pytest.raises(ConfigError, match="add up to 1"):
+        prepared(replace(case, knowledge=replace(case.knowledge, cohort=shares)))
 
 
 def test_an_aggregate_of_one_is_that_client() -> None:

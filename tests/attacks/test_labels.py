@@ -46,6 +46,24 @@ def test_a_hundred_classes(granted: bool) -> None:
     assert inferred(case) == sorted(labels)
 
 
+@pytest.mark.parametrize("images", [32, 64])
+def test_many_images_each_class_several_times(images: int) -> None:
+    labels = tuple(sorted((number * number) % 10 for number in range(images)))
+    assert inferred(make_case("norm", labels=labels, classes=10, grant_labels=False)) == list(labels)
+
+
+def test_few_images_are_proved_and_wrong_counts_of_many_steps_are_not() -> None:
+    case = make_case(labels=(3, 3, 3, 7), classes=10, grant_labels=False)
+    problem = prepare(case.update, case.knowledge, seed=0, who="test", device=CPU, progress=Progress())
+    find_labels(problem)
+    assert any("the labels are proved" in note for note in problem.notes)
+    training = TrainingDetails(learning_rate=0.01, local_steps=2, batch_size=2)
+    several = make_case(labels=(3, 3, 3, 7), classes=10, training=training, grant_labels=False)
+    problem = prepare(several.update, several.knowledge, seed=0, who="test", device=CPU, progress=Progress())
+    find_labels(problem)
+    assert not any("proved" in note for note in problem.notes)
+
+
 def test_two_classes_need_the_scale() -> None:
     labels = (1, 0, 1)
     assert inferred(make_case(labels=labels, grant_labels=False)) == [0, 1, 1]

@@ -241,6 +241,33 @@ def test_the_number_of_images_comes_from_the_best_source() -> None:
     assert noted(prepared(many), "500")
 
 
+@pytest.mark.parametrize("net", ["small", "dense", "norm"])
+def test_the_rank_of_a_gradient_counts_the_images_where_nobody_says(net: str) -> None:
+    def silent(labels: tuple[int, ...], classes: int, **more: Any) -> Case:
+        return make_case(
+            net, labels=labels, classes=classes, grant_labels=False, grant_training=False, metrics={}, **more
+        )
+
+    problem = prepared(silent((2, 2, 5, 7, 7), 10))
+    assert problem.num_images == 5
+    assert noted(problem, "5 are assumed, since the gradient of a linear layer has that rank")
+    # Ten classes show nine images of a last layer; the dense net's first layer shows all.
+    crowd = prepared(silent(tuple(range(10)) * 2, 10))
+    assert crowd.num_images == (20 if net == "dense" else 9)
+    training = TrainingDetails(learning_rate=0.01, local_steps=2, batch_size=2)
+    assert prepared(silent((1, 4, 4, 6), 10, training=training)).num_images == 4
+
+
+def test_noise_and_pruning_hide_the_number_of_images() -> None:
+    case = make_case("dense", grant_labels=False, grant_training=False, metrics={}, classes=10, labels=(2, 3))
+    noise = torch.Generator().manual_seed(0)
+    noisy = {
+        name: value + 0.1 * torch.randn(value.shape, generator=noise)
+        for name, value in case.update.received.items()
+    }
+    assert prepared(replace(case, update=replace(case.update, received=noisy))).num_images == 1
+
+
 def passes(steps: int, batch: int, told: int, labels: list[int] | None = None) -> Problem:
     case = make_case(grant_labels=False, metrics={"num-examples": told}, classes=10)
     marks = None if labels is None else torch.tensor(labels)
