@@ -14,6 +14,10 @@ from fl_audit.attacks.problem import Problem
 from fl_audit.attacks.rows import Evaluated, Rows
 
 
+class _TimeUp(Exception):
+    """Another evaluation would outlast the time budget; an optimiser may be in the middle of its step."""
+
+
 class Descent:
     """Moves the images of every row and keeps the best iterate of each.
 
@@ -42,6 +46,7 @@ class Descent:
         self.totals = torch.full((len(starts),), math.inf, device=first.device)
         self.images = self._current.detach().clone()
         self._unsettled: tuple[Tensor, Tensor] | None = None
+        self._began, self._seconds, self._evaluations = 0.0, math.inf, 0
 
     def rows_of(self, client: int) -> slice:
         """The rows of one client."""
@@ -78,24 +83,30 @@ class Descent:
     def _run(self, seconds: float) -> None:
         parts, images, clock = self._parts, self._current, self._problems[0].clock
         optimiser = parts.optimiser.build(images)
-        began, iteration, share = time.perf_counter(), 0, 0.0
-        while iteration < parts.iterations and share < 1 and self._active and not clock.interrupted:
-            for group in optimiser.param_groups:
-                group["lr"] = parts.optimiser.rate * parts.schedule(share)
-            optimiser.step(self._closure)
-            if parts.box:
-                with torch.no_grad():
-                    images.clamp_(0, 1)
-            iteration += 1
+        iteration, share = 0, 0.0
+        self._began, self._seconds, self._evaluations = time.perf_counter(), seconds, 0
+        try:
+            while iteration < parts.iterations and share < 1 and self._active and not clock.interrupted:
+                for group in optimiser.param_groups:
+                    group["lr"] = parts.optimiser.rate * parts.schedule(share)
+                optimiser.step(self._closure)
+                if parts.box:
+                    with torch.no_grad():
+                        images.clamp_(0, 1)
+                iteration += 1
+                for row in self._active:
+                    self._steps[row] = iteration
+                share = max(iteration / parts.iterations, (time.perf_counter() - self._began) / seconds)
+                if iteration % parts.check_every == 0 or share >= 1:
+                    self._check(iteration)
+                if 0 < parts.settled <= share and self._unsettled is None:
+                    self._forget()
+            if self._active:
+                self._offer(self._evaluated())
+        except _TimeUp:
+            share, iteration = 1.0, max(iteration, 1)
             for row in self._active:
                 self._steps[row] = iteration
-            share = max(iteration / parts.iterations, (time.perf_counter() - began) / seconds)
-            if iteration % parts.check_every == 0 or share >= 1:
-                self._check(iteration)
-            if 0 < parts.settled <= share and self._unsettled is None:
-                self._forget()
-        if self._active:
-            self._offer(self._evaluated())
         if iteration < parts.iterations and share >= 1:
             self._note(f"the time budget ended the search after {iteration} of {parts.iterations} iterations")
 
@@ -106,6 +117,10 @@ class Descent:
     def _closure(self) -> float:
         result = self._evaluated()
         self._offer(result)
+        self._evaluations += 1
+        spent = time.perf_counter() - self._began
+        if self._evaluations > 1 and spent * (1 + 1 / self._evaluations) > self._seconds:
+            raise _TimeUp
         self._current.grad = result.gradients
         # The optimisers take a tensor too, and a float would wait for the device in each iteration.
         return cast(float, result.totals[self._active].sum())

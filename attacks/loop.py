@@ -71,9 +71,9 @@ def optimise_together(
     for places in groups:
         group = sharing([problems[place] for place in places])
         marks = [labels[place] for place in places]
-        seconds = group[0].clock.left() * len(places) / (len(problems) - len(results))
         try:
             check_differentiable(group[0], marks[0].values)
+            seconds = group[0].clock.left() * len(places) / (len(problems) - len(results))
             found: Sequence[Outcome | AttackFailed] = _group(group, marks, parts, seconds)
         except AttackFailed as error:
             found = [error] * len(group)

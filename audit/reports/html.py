@@ -22,6 +22,9 @@ from fl_audit.reports.schema import (
 from fl_audit.reports.seen import in_clear, problems
 from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
 
+MANY = 30
+"""Clients up to which the report lists them by number; with more it begins with those that leaked most."""
+
 
 def build_reports(run_dir: Path) -> list[Path]:
     """Write the report and one page for each client that was attacked or failed.
@@ -64,7 +67,8 @@ def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], client
         accuracy_chart=accuracy_by_round(summary.defenses),
         control_pictures=shown,
         gallery=gallery(album, findings, summary, every_attack=False),
-        clients=clients,
+        clients=_ranked(summary, clients),
+        many=len(clients) > MANY,
         client_cells=_cells(summary),
         problems=problems(summary),
         in_clear=in_clear(summary),
@@ -112,6 +116,17 @@ def _clients(summary: Summary) -> list[int]:
             if client.graded or client.failed_count or client.failures
         }
     )
+
+
+def _ranked(summary: Summary, clients: list[int]) -> list[int]:
+    """The clients by number; where they are many, those that leaked most first."""
+    if len(clients) <= MANY:
+        return clients
+    rates = {client: 0.0 for client in clients}
+    for (_, client), cell in _cells(summary).items():
+        if client in rates:
+            rates[client] = max(rates[client], cell.leak_rate or 0.0)
+    return sorted(clients, key=lambda client: (-rates[client], client))
 
 
 def _cells(summary: Summary) -> dict[tuple[str, int], ClientSummary]:

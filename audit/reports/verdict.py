@@ -21,6 +21,9 @@ SIGNIFICANCE = 0.05
 MOST_NAMES = 3
 """Defenses that a headline names one by one."""
 
+MOST_LENGTH = 60
+"""Letters up to which the clients that were attacked are named one by one."""
+
 LABELS: dict[Kind, str] = {
     "leaks": "Leaks",
     "none-found": "No leak found",
@@ -146,10 +149,10 @@ def caveats(summary: Summary) -> list[str]:
         found.append("No undefended baseline was run, so how much a defense changed cannot be said.")
     federation, attacked = summary.federation, summary.attacked
     if len(attacked.clients) < federation.clients:
-        found.append(
-            f"Only {len(attacked.clients)} of {federation.clients} clients were attacked "
-            f"({attacked.rule}); nothing is known of the others."
-        )
+        named = f"clients {spans(attacked.clients)} of {federation.clients}"
+        if len(named) > MOST_LENGTH:
+            named = f"{len(attacked.clients)} of {federation.clients} clients"
+        found.append(f"Only {named} were attacked ({attacked.rule}); nothing is known of the others.")
     if len(attacked.rounds) < federation.rounds:
         found.append(f"Only rounds {spans(attacked.rounds)} of {federation.rounds} were attacked.")
     if not summary.recognisability.calibrated:

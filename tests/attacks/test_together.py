@@ -1,5 +1,6 @@
 """Attacking several clients in one go, with a time budget, and Ctrl-C in the middle."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -73,6 +74,25 @@ def test_the_time_budget_ends_the_attack_and_its_schedule(spec: str) -> None:
     assert 0 < result.iterations < 1_000_000
     assert result.seconds < 20
     assert any("time budget" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("spec", ["inverting-gradients:iterations=1000", "dlg:iterations=1000,success=0"])
+@pytest.mark.parametrize("budget", [40.0, 100.0])
+def test_the_time_budget_is_not_overrun(spec: str, budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only a pass through the model moves on: by a second."""
+    case = make_case(labels=(1, 0, 1))
+    now = [0.0]
+    forward = torch.nn.Linear.forward
+
+    def slow(self: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
+        now[0] += 1.0
+        return forward(self, values)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    result = attacks.create(spec).run(case.update, case.knowledge, seed=0, device=CPU, budget=budget)
+    assert result.status == "done"
+    assert 0.5 * budget < result.seconds <= budget
 
 
 class Interrupting(Progress):

@@ -140,7 +140,7 @@ def _client(count: int) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         del context
         model = resnet50()
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
         _epoch(model, images, labels)
         metrics = MetricRecord({"num-examples": count})
         content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
@@ -152,9 +152,9 @@ def _client(count: int) -> ClientApp:
 def _epoch(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     model.train()
-    for rows in torch.randperm(len(images)).split(BATCH):
+    for rows in torch.split(torch.randperm(len(images)), BATCH):
         optimizer.zero_grad()
-        cross_entropy(model(images[rows]), labels[rows]).backward()
+        torch.autograd.backward(cross_entropy(model(images[rows]), labels[rows]))
         optimizer.step()
 
 

@@ -1,6 +1,6 @@
 """Many clients' updates attacked in one go: cost per client, images per minute, memory; made for a GPU.
 
-    FL_AUDIT_TEST_DATA=FOLDER python tests/bench/many_clients.py --device cuda
+    FL_AUDIT_TEST_DATA=FOLDER python tests/bench/many_updates.py --device cuda
         [--clients 1,4,16,64] [--iterations 50] [--breaching-python ENV/bin/python] [--out FILE.json]
         [--plot FILE.html] [--smoke]
 

@@ -15,7 +15,7 @@ from tests.federation.toy import TinySpec, toy_spec
 
 def test_a_model_is_built_anew_only_for_other_bytes() -> None:
     latest = LatestModel()
-    one, two = (ArrayRecord({"w": torch.full((2, 2), value)}) for value in (1.0, 2.0))  # type: ignore[dict-item]
+    one, two = (ArrayRecord({"w": torch.full((2, 2), value)}) for value in (1.0, 2.0))
     first = latest.get(one, nn.Dropout)
     assert not first.training
     assert latest.get(ArrayRecord(dict(one)), nn.Flatten) is first  # another record over the same bytes

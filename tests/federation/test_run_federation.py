@@ -12,7 +12,14 @@ from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey
-from fl_audit.federation import FederationResult, FederationSpec, Training, initial_model, run_federation
+from fl_audit.federation import (
+    FederationResult,
+    FederationSpec,
+    Training,
+    initial_model,
+    local_engine,
+    run_federation,
+)
 from fl_audit.federation.client_app import make_client_app
 from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.strategies.defenses import defenses
@@ -136,8 +143,13 @@ def test_of_those_in_a_round_the_lowest_numbers_are_attacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grids: list[LocalGrid] = []
-    nodes = LocalGrid.get_node_ids
-    monkeypatch.setattr(LocalGrid, "get_node_ids", lambda self: grids.append(self) or nodes(self))
+
+    class Kept(LocalGrid):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            grids.append(self)
+
+    monkeypatch.setattr(local_engine, "LocalGrid", Kept)
     spec = toy_spec(clients=8, fraction=0.5, rounds=3)
     everything = run(tmp_path / "all", spec)
     some = run(tmp_path / "some", spec, attack_filter=lambda number, _: number != 2, attack_clients=2)

@@ -224,6 +224,19 @@ def test_no_baseline_is_said(tmp_path: Path) -> None:
     assert "No undefended baseline" in built(tmp_path, [*control(0.9), finding("dp")], "dp").words
 
 
+def test_of_many_clients_those_that_leaked_most_come_first(tmp_path: Path) -> None:
+    lines = [finding("none", 1, c, 0, ssim=0.9 if c in (17, 39) else 0.1, pictures=False) for c in range(40)]
+    page = built(tmp_path, lines, "none")
+    links = [a["href"] for a in page.all("a") if str(a["href"]).startswith("clients/")]
+    assert links[:4] == [f"clients/client-{client:02d}.html" for client in (17, 39, 0, 1)]
+    assert len(links) == 40
+    assert "Who leaked most comes first." in page.words
+    few = built(tmp_path / "few", lines[10:40], "none")
+    links = [a["href"] for a in few.all("a") if str(a["href"]).startswith("clients/")]
+    assert links == [f"clients/client-{client}.html" for client in range(10, 40)]
+    assert "Who leaked most" not in few.words
+
+
 def test_nothing_attacked_still_gives_a_page(tmp_path: Path) -> None:
     assert "nothing was attacked" in built(tmp_path, [], "none").words
 

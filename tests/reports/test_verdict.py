@@ -109,6 +109,14 @@ def test_caveats_name_what_was_left_out() -> None:
     assert not any("baseline" in caveat for caveat in caveats(builders.summary()))
 
 
+def test_many_attacked_clients_are_counted_in_the_caveat() -> None:
+    federation = {"engine": "local", "strategy": "fedavg", "clients": 200, "rounds": 2, "training": {}}
+    attacked = {"rounds": [1, 2], "clients": list(range(0, 120, 2)), "rule": "the lowest ids"}
+    part = facts(federation=federation, attacked=attacked)
+    said = " ".join(caveats(summarise([finding("dp")], part, [defense("dp")])))
+    assert "Only 60 of 200 clients were attacked (the lowest ids); nothing is known of the others." in said
+
+
 def test_the_headline_counts_defenses_where_they_are_many() -> None:
     kinds: list[tuple[str, Kind]] = [("without defense", "leaks")]
     kinds += [(f"under dp:{number}", "leaks") for number in range(5)]
