@@ -159,6 +159,7 @@ def test_a_round_without_all_its_clients_releases_nothing(
 def test_the_sample_is_the_strategys_own() -> None:
     for base, sampled in (("fedavg", 5), ("fedavg:fraction_train=0.4", 4), ("fedavg:min_train_nodes=7", 7)):
         strategy = defended_strategy(base, defenses.create("dp-server"), clients=10, fraction=0.5)
+        assert isinstance(strategy, CentralDP)
         assert strategy.inner.num_sampled_clients == sampled
 
 
