@@ -97,7 +97,9 @@ def defended_strategy(
         ConfigError: also where the two do not go together.
     """
     strategy = create_strategy(spec, clients=clients, fraction=fraction, **options)
-    sampled = max(int(clients * fraction), 1)  # as Flower's FedAvg takes the share
+    # As Flower's FedAvg takes the share; the strategy's own parameters may have set another one.
+    share, least = getattr(strategy, "fraction_train", fraction), getattr(strategy, "min_train_nodes", 1)
+    sampled = max(int(clients * share), least)
     wrapped: Strategy = defense.wrap_strategy(strategy, clients=clients, sampled=sampled)
     return wrapped
 

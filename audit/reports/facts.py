@@ -172,6 +172,9 @@ class DefenseBase(Model):
     epsilon: float | None = Field(None, ge=0, description="over all rounds; null: no guarantee")
     delta: float | None = Field(None, ge=0, le=1)
     privacy: str = Field("", description="the guarantee in words: what is protected, by which accountant")
+    against_server: bool = Field(
+        True, description="whether epsilon holds against the server, or only against others"
+    )
     server_sees: str = Field("", description="what the server still sees, where it is not what clients sent")
     utility: Utility = Utility()
     sets: list[SetScore] = Field([], description="metrics that compare whole sets of images")

@@ -68,6 +68,7 @@ def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> 
         epsilon=_finite(spent.epsilon) if spent else None,
         delta=spent.delta if spent else None,
         privacy=words,
+        against_server=spent is None or spent.against_server,
         server_sees=defense.sees(),
         utility=record.utility,
         clients=clients,

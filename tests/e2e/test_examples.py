@@ -30,7 +30,7 @@ def test_the_quickstart_is_the_default_run_with_every_key() -> None:
         assert not missing, (name, missing)
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "compare_defenses.yaml"])
+@pytest.mark.parametrize("name", ["quickstart.yaml", "compare_defenses.yaml", "server_defenses.yaml"])
 def test_a_configuration_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["run", str(EXAMPLES / name), *QUICK, "--out", str(tmp_path / "run")]) == 0
     summary = read_summary(tmp_path / "run" / "summary.json")

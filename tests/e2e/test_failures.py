@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fl_audit.core.errors import FederationError
-from fl_audit.core.units import Arrays, Defense
+from fl_audit.core.units import Arrays, Defense, State
 from fl_audit.reports.schema import read_findings, read_summary
 from fl_audit.strategies.defenses import defenses
 from tests.e2e.conftest import audit, small
@@ -21,7 +21,9 @@ class Hostile(Defense):
 
     only: str = ""
 
-    def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def apply(
+        self, sent: Arrays, received: Arrays, *, rng: np.random.Generator, state: State
+    ) -> dict[str, np.ndarray]:
         way = self.only or WAYS[len(CALLS) % len(WAYS)]
         CALLS.append(way)
         arrays = {name: array.copy() for name, array in received.items()}

@@ -54,6 +54,8 @@ def test_the_report_says_what_the_server_sees_and_who_is_protected(secured: RunF
     assert server.leak_rate >= 0.5  # the server sees through it
     assert server.epsilon is not None
     assert "NOT against the server" in server.privacy
+    assert not server.against_server
+    assert secagg.against_server
     assert "no defense" in server.server_sees
     assert secagg.epsilon is None
     assert "num-examples, which are the weights" in secagg.server_sees
@@ -65,6 +67,7 @@ def test_the_report_says_what_the_server_sees_and_who_is_protected(secured: RunF
     assert [client.rounds_participated for client in secagg.clients] == [1] * CLIENTS
     page = secured.report.read_text()
     assert "NOT against the server" in page
+    assert page.count('<br><span class="muted">not against the server</span>') == 1
     assert "num-examples, which are the weights" in page
 
 

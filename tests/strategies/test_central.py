@@ -156,6 +156,13 @@ def test_a_round_without_all_its_clients_releases_nothing(
     assert "2 of 3 clients" in caplog.text
 
 
+def test_the_sample_is_the_strategys_own() -> None:
+    for base, sampled in (("fedavg", 5), ("fedavg:fraction_train=0.4", 4), ("fedavg:min_train_nodes=7", 7)):
+        strategy = defended_strategy(base, defenses.create("dp-server"), clients=10, fraction=0.5)
+        assert isinstance(strategy, CentralDP)
+        assert strategy.inner.num_sampled_clients == sampled
+
+
 def test_who_it_goes_with() -> None:
     for base in ("fedavg", "fedprox:0.1"):
         assert isinstance(defended("dp-server", 2, base), CentralDP)
