@@ -42,6 +42,19 @@ class _Clear(BaseModel):
     sha256: str
 
 
+class _Unavailable(BaseModel):
+    """Why there is no truth of a capture, in its place."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    unavailable: str
+
+
+def write_unavailable(root: Path, key: CaptureKey, reason: str) -> None:
+    """Write down, below ``root`` (``RUN/truth``), why there is no truth of one capture."""
+    write_json(root / key.defense / f"{key.stem}.json", {"unavailable": reason})
+
+
 def write_update(root: Path, update: Update) -> None:
     """Write one capture below ``root`` (``RUN/captures``); the JSON last, so a half capture has none."""
     folder = root / update.key.defense
@@ -115,6 +128,8 @@ def write_truth(root: Path, key: CaptureKey, truth: GroundTruth) -> None:
 def read_truth(root: Path, key: CaptureKey) -> GroundTruth:
     """Open the sealed truth of one capture. For the grader, and for granting what the threat model grants."""
     path = root / key.defense / f"{key.stem}.safetensors"
+    if not path.exists() and path.with_suffix(".json").exists():
+        raise CaptureError(read_model(path.with_suffix(".json"), _Unavailable, "a reason").unavailable)
     tensors = read_tensors(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
