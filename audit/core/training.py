@@ -1,7 +1,8 @@
 """Local training in plain terms, and the places in it where a defense may act. PyTorch only, knows no Flower.
 
-A client trains in rounds of optimiser steps. Each hook of `TrainingHooks` takes a thing and returns a thing of
-the same kind, so that several defenses are one after the other; every default hands back what it was given.
+A client trains in rounds of optimiser steps. Each hook of `TrainingHooks` takes a thing and returns a thing
+of the same kind, so that several defenses are one after the other; every default hands back what it was
+given.
 """
 
 import math
@@ -90,8 +91,8 @@ class Batch:
     Attributes:
         images: float32 ``(N, C, H, W)`` in [0, 1], as the model sees them.
         labels: classes int64 ``(N,)``, or probabilities float32 ``(N, K)``.
-        originals: float32 ``(N, C, H, W)`` in [0, 1]: for each image the one of the client's own that a person
-            would recognise in it. What is graded is whether these leak.
+        originals: float32 ``(N, C, H, W)`` in [0, 1]: for each image the one of the client's own that a
+            person would recognise in it. What is graded is whether these leak.
     """
 
     images: Tensor
@@ -154,6 +155,11 @@ class TrainingHooks:
         """What the step trains on instead of ``batch``. Must not change its arguments."""
         del learner, rng
         return batch
+
+    def objective(self, loss: Tensor, learner: Learner, batch: Batch) -> Tensor:
+        """What the step differentiates instead of ``loss``, a scalar, the mean over the batch."""
+        del learner, batch
+        return loss
 
     def gradients(
         self, gradients: Mapping[str, Tensor], learner: Learner, batch: Batch

@@ -104,7 +104,7 @@ def _backward(learner: Learner, drawn: Batch, defense: TrainingHooks, rng: torch
     batch = defense.batch(drawn, learner, rng=rng)
     report_batch(batch.images, batch.originals)
     loss = functional.cross_entropy(learner.model(batch.images), batch.labels)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    defense.objective(loss, learner, batch).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parameters = dict(learner.model.named_parameters())
     found = {name: value.grad for name, value in parameters.items() if value.grad is not None}
     for name, gradient in defense.gradients(found, learner, batch).items():

@@ -198,7 +198,14 @@ def _images(values: Any) -> tuple[Tensor, ...]:
         and value.is_floating_point()
         and value.grad_fn is None
         and value.ndim > 1
+        and not _inside_functorch(value)
     )
+
+
+def _inside_functorch(value: Tensor) -> bool:
+    """Whether a function transform of torch made this tensor: a client's own analysis, not its training."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return wrapped
 
 
 def _copy(images: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def _fixed(module: nn.Module) -> nn.Module | None:
 class PerExampleModel(GradSampleModule):  # type: ignore[misc]  # opacus leaves it untyped
     """Opacus's wrapper for models whose layers change the output of others in place.
 
-    Opacus's hooks forbid that, e.g. the sum of a residual block. Such an operation is done out of place, which
-    is the same wherever its result is used; that it is, is verified on one image.
+    Opacus's hooks forbid that, e.g. the sum of a residual block. Such an operation is done out of place,
+    which is the same wherever its result is used; that it is, is verified on one image.
 
     Raises:
         ConfigError: it is not the same for this model.
@@ -70,10 +70,10 @@ class PerExampleModel(GradSampleModule):  # type: ignore[misc]  # opacus leaves 
                 "it cannot be trained with per-example gradients. Choose another model"
             )
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output."""
+    def forward(self, images: Tensor) -> Any:
+        """The model's output. The images count as differentiable: torch warns of hooks on layers without."""
         with _OutOfPlace():
-            return super().forward(*args, **kwargs)
+            return super().forward(images.detach().requires_grad_(torch.is_grad_enabled()))
 
     def _plain(self, image: Tensor) -> Tensor:
         """One output without dropout, with the hooks at work and nothing kept of it."""

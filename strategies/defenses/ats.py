@@ -18,15 +18,15 @@ from fl_audit.strategies.defenses._registry import defenses
 class AutomaticTransformation(Defense):
     """Train on images transformed by the policies that automatic transformation search found.
 
-    Gao, Guo, Zhang, Qiu, Wen and Liu, "Privacy-preserving Collaborative Learning with Automatic Transformation
-    Search", CVPR 2021 (https://arxiv.org/abs/2011.12505). A policy is a sequence of operations out of 50, by
-    number, as in the paper's code; ``3-1-7`` and ``43-18-18`` are the two it found for CIFAR-100, ``both``
-    draws one of the two for each image. 3-1-7 shifts the image sideways by 45% of its width, changes contrast
-    by a third and shifts it up or down by 10%; 43-18-18 shifts up or down by 15% and changes contrast by 39%,
-    twice; directions are drawn anew for each image. Always applied, as in the code, where the search's
-    probabilities are not. No guarantee; Balunović et al., "Bayesian Framework for Gradient Leakage", ICLR 2022
-    (https://arxiv.org/abs/2111.04706), section 5, find that it defends networks at the start of training
-    little.
+    Gao, Guo, Zhang, Qiu, Wen and Liu, "Privacy-preserving Collaborative Learning with Automatic
+    Transformation Search", CVPR 2021 (https://arxiv.org/abs/2011.12505). A policy is a sequence of operations
+    out of 50, by number, as in the paper's code; ``3-1-7`` and ``43-18-18`` are the two it found for
+    CIFAR-100, ``both`` draws one of the two for each image. 3-1-7 shifts the image sideways by 45% of its
+    width, changes contrast by a third and shifts it up or down by 10%; 43-18-18 shifts up or down by 15% and
+    changes contrast by 39%, twice; directions are drawn anew for each image. Always applied, as in the code,
+    where the search's probabilities are not. No guarantee; Balunović et al., "Bayesian Framework for Gradient
+    Leakage", ICLR 2022 (https://arxiv.org/abs/2111.04706), section 5, find that it defends networks at the
+    start of training little.
 
     **Reconstructions are graded against the original images**, not the transformed ones: a person may still
     recognise an image that was shifted, whatever PSNR says of it. The attacker is told nothing of the

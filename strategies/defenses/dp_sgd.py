@@ -13,7 +13,7 @@ from fl_audit.core.units import Defense, PrivacySpent
 from fl_audit.strategies.defenses._registry import defenses
 
 _LARGEST = 200.0
-"""Epsilon by Rényi accounting beyond which the PRV accountant overflows, and no guarantee is worth its time."""
+"""Epsilon by Rényi accounting beyond which that bound does: the PRV accountant would overflow."""
 
 
 @defenses.register("dp-sgd")

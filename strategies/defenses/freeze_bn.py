@@ -19,8 +19,9 @@ class FreezeBatchNorm(Defense):
     section 3). Frozen layers normalise by the running statistics as they were sent; their weight and bias are
     trained as ever. The server and an attacker see that nothing moved, so they use the same architecture.
 
-    It costs nothing where a model comes with statistics worth keeping; from random weights they stay at mean 0
-    and variance 1, and the layers only scale. Where ``training.train_mode`` is false clients do this already.
+    It costs nothing where a model comes with statistics worth keeping; from random weights they stay at mean
+    0 and variance 1, and the layers only scale. Where ``training.train_mode`` is false clients do this
+    already.
     """
 
     acts_on = "training"

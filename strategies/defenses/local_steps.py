@@ -15,10 +15,10 @@ class LocalSteps(Defense):
 
     The plain consequence of federated averaging (McMahan et al., "Communication-Efficient Learning of Deep
     Networks from Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629): what leaves is the sum
-    of many gradients, each taken at weights that the server never sees. Geiping et al., "Inverting Gradients",
-    NeurIPS 2020 (https://arxiv.org/abs/2003.14053), section 6, and Dimitrov et al., "Data Leakage in Federated
-    Averaging", TMLR 2022 (https://arxiv.org/abs/2206.12395), show that it makes inversion harder and not
-    impossible: an attacker who knows the settings simulates the steps. No guarantee.
+    of many gradients, each taken at weights that the server never sees. Geiping et al., "Inverting
+    Gradients", NeurIPS 2020 (https://arxiv.org/abs/2003.14053), section 6, and Dimitrov et al., "Data Leakage
+    in Federated Averaging", TMLR 2022 (https://arxiv.org/abs/2206.12395), show that it makes inversion harder
+    and not impossible: an attacker who knows the settings simulates the steps. No guarantee.
 
     It takes the place of ``training.local_steps`` and ``training.local_epochs``; nothing else changes.
     """

@@ -2,9 +2,9 @@
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from fl_audit.core.training import Learner
+from fl_audit.core.training import Batch, Learner
 from fl_audit.core.units import Defense
 from fl_audit.strategies.defenses._bottleneck import VariationalBottleneck
 from fl_audit.strategies.defenses._layers import last_linear
@@ -22,12 +22,13 @@ class Precode(Defense):
     Everybody uses the larger architecture. No guarantee.
 
     The draws are the client's own, new in every step; evaluation uses the mean. An attacker knows the
-    architecture and the divergence, not the draws: our attacks put the mean in their place. That is the
-    stronger attack of two: the paper's lets the attacker draw afresh in every iteration and finds that it does
-    not converge. The gradients of the bottleneck and of what follows it are noisy, while those of layers before
-    it can still be matched: the authors' own later attack, "Combining Variational Modeling with Partial Gradient
-    Perturbation" (https://arxiv.org/abs/2208.04767), ignores the noisy ones and recovers images. Exact attacks
-    on an early linear layer do not care for the bottleneck at all.
+    architecture, not the draws: our attacks put the mean in their place, and simulate the loss without the
+    divergence, a thousandth of which hardly shows beside the draws. That is the stronger attack of two: the
+    paper's lets the attacker draw afresh in every iteration and finds that it does not converge. Gradients of
+    the bottleneck and of what follows it are noisy, while those of layers before it can still be matched: the
+    authors' own later attack, "Combining Variational Modeling with Partial Gradient Perturbation"
+    (https://arxiv.org/abs/2208.04767), ignores the noisy ones and recovers images. Exact attacks on an early
+    linear layer do not care for the bottleneck at all.
     """
 
     acts_on = "training"
@@ -40,7 +41,7 @@ class Precode(Defense):
     def architecture(self, model: nn.Module) -> nn.Module:
         """The bottleneck before the last linear layer. Raises ConfigError where there is none."""
         name, layer = last_linear(model, self.name)
-        bottleneck = VariationalBottleneck(layer.in_features, size=self.size, beta=self.beta)
+        bottleneck = VariationalBottleneck(layer.in_features, size=self.size)
         extended = nn.Sequential(bottleneck, layer)
         if not name:
             return extended
@@ -50,7 +51,19 @@ class Precode(Defense):
 
     def begin(self, learner: Learner, *, rng: torch.Generator) -> Learner:
         """Give the bottlenecks the client's generator: from now on they draw."""
-        for module in learner.model.modules():
-            if isinstance(module, VariationalBottleneck):
-                module.generator = rng
+        for module in _bottlenecks(learner.model):
+            module.generator = rng
         return learner
+
+    def objective(self, loss: Tensor, learner: Learner, batch: Batch) -> Tensor:
+        """The loss plus ``beta`` times the divergence."""
+        del batch
+        for module in _bottlenecks(learner.model):
+            if module.divergence is not None:
+                loss = loss + self.beta * module.divergence
+                module.divergence = None
+        return loss
+
+
+def _bottlenecks(model: nn.Module) -> list[VariationalBottleneck]:
+    return [module for module in model.modules() if isinstance(module, VariationalBottleneck)]

@@ -56,7 +56,7 @@ class Soteria(Defense):
 
 
 def kept_features(scores: Tensor, fraction: float) -> Tensor:
-    """1 where a feature keeps its gradient, 0 for the ``floor(fraction * F)`` lowest scores, float ``(F,)``."""
+    """Float ``(F,)``: 0 for the ``floor(fraction * F)`` lowest scores, 1 for the others."""
     kept = torch.ones_like(scores)
     kept[torch.argsort(scores, stable=True)[: int(fraction * len(scores))]] = 0
     return kept
@@ -89,7 +89,7 @@ def feature_scores(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     features = entered[-1]
     if features.ndim != 2 or len(features) != len(images):
         raise ConfigError(
-            f"defense 'soteria' expects one row of features for each image to enter layer {layer!r}, got shape "
+            f"defense 'soteria' expects a row of features for each image to enter layer {layer!r}, got shape "
             f"{tuple(features.shape)} for {len(images)} images. Choose another model"
         )
     norms = [_slopes(features, pixels, part) for part in torch.split(_rows(features), _FEATURES_AT_ONCE)]
