@@ -75,6 +75,9 @@ class Defense(TrainingHooks, Unit, ABC):
 
     acts_on: ClassVar[ActsOn] = "update"
 
+    paper: ClassVar[str] = ""
+    """Where it comes from."""
+
     excludes: ClassVar[frozenset[str]] = frozenset()
     """Names of defenses that it cannot be combined with: they would void what it promises."""
 

@@ -35,6 +35,7 @@ class AutomaticTransformation(Defense):
     """
 
     acts_on = "training"
+    paper = "Gao et al., Privacy-preserving Collaborative Learning, CVPR 2021"
 
     policy: str = Field(
         default="both",

@@ -42,6 +42,7 @@ class DPSGD(Defense):
     """
 
     acts_on = "training"
+    paper = "Abadi et al., Deep Learning with Differential Privacy, CCS 2016; Opacus"
     # mixup puts an image into several gradients, and Soteria's mask is computed from images without noise.
     excludes = frozenset({"dp-sgd", "mixup", "soteria"})
 

@@ -25,6 +25,7 @@ class FreezeBatchNorm(Defense):
     """
 
     acts_on = "training"
+    paper = "Huang et al., Evaluating Gradient Inversion Attacks and Defenses, NeurIPS 2021"
 
     def architecture(self, model: nn.Module) -> nn.Module:
         """The model with every batch norm frozen. Raises ConfigError where there is none."""

@@ -24,6 +24,7 @@ class LocalSteps(Defense):
     """
 
     acts_on = "training"
+    paper = "McMahan et al., Communication-Efficient Learning of Deep Networks, AISTATS 2017"
 
     steps: int = Field(
         default=8, ge=1, le=100_000, description="optimiser steps that a client takes in a round"

@@ -31,6 +31,7 @@ class Mixup(Defense):
     """
 
     acts_on = "training"
+    paper = "Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018"
 
     alpha: float = Field(
         default=1.0,

@@ -32,6 +32,7 @@ class Precode(Defense):
     """
 
     acts_on = "training"
+    paper = "Scheliga et al., PRECODE - A Generic Model Extension to Prevent Deep Gradient Leakage, WACV 2022"
 
     size: int = Field(default=256, ge=1, le=65536, description="length of the bottleneck's code")
     beta: float = Field(

@@ -35,6 +35,7 @@ class Soteria(Defense):
     """
 
     acts_on = "training"
+    paper = "Sun et al., Soteria: Provable Defense against Privacy Leakage in Federated Learning, CVPR 2021"
 
     fraction: float = Field(
         default=0.6, ge=0, lt=1, description="share of the layer's input features that get no gradient"
