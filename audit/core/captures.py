@@ -26,6 +26,13 @@ _STEM = re.compile(r"r(\d{3,})-c(\d{2,})")
 _TRAINING = TypeAdapter(TrainingDetails)
 
 
+NO_IMAGES = "chance drew no image in this round (Poisson sampling): what was sent holds none"
+
+
+class NoImages(CaptureError):
+    """An update that was made of no image: there is nothing in it to leak."""
+
+
 class _Clear(BaseModel):
     """The JSON beside a capture. Strict: a capture comes from outside."""
 
@@ -126,10 +133,16 @@ def write_truth(root: Path, key: CaptureKey, truth: GroundTruth) -> None:
 
 
 def read_truth(root: Path, key: CaptureKey) -> GroundTruth:
-    """Open the sealed truth of one capture. For the grader, and for granting what the threat model grants."""
+    """Open the sealed truth of one capture. For the grader, and for granting what the threat model grants.
+
+    Raises:
+        NoImages: the client used no image.
+        CaptureError: there is none, or it is damaged.
+    """
     path = root / key.defense / f"{key.stem}.safetensors"
     if not path.exists() and path.with_suffix(".json").exists():
-        raise CaptureError(read_model(path.with_suffix(".json"), _Unavailable, "a reason").unavailable)
+        reason = read_model(path.with_suffix(".json"), _Unavailable, "a reason").unavailable
+        raise NoImages(reason) if reason == NO_IMAGES else CaptureError(reason)
     tensors = read_tensors(path)
     try:
         with safetensors.safe_open(path, "pt") as file:

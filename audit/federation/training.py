@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_audit.core.captures import NO_IMAGES
 from fl_audit.core.training import Batch, Learner, Training, TrainingHooks
 from fl_audit.federation.witness import report_batch, report_nothing
-
-NO_IMAGES = "chance drew no image in this round (Poisson sampling): what was sent holds none"
 
 
 @dataclass(frozen=True)

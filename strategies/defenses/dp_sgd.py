@@ -30,7 +30,7 @@ class DPSGD(Defense):
     server included. Two data sets are neighbours when one has that image besides (add or remove). **The
     guarantee is for Poisson sampling, so clients do sample so**: every step takes each image with probability
     ``batch_size`` over the client's number of images, independently. A step may take none, and then sends
-    noise alone; such an update has no original to be graded against, and its finding says so. The number of
+    noise alone; such an update holds no image, so it has no finding. The number of
     steps is fixed. Epsilon is Opacus's, from its PRV accountant (Gopi, Lee and Wutschitz,
     https://arxiv.org/abs/2106.02848) over all steps of all rounds that a client took part in, and is stated
     for the most exposed client; where it exceeds 200 by Opacus's Rényi accountant, that bound stands.

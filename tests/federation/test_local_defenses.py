@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_audit.core.captures import list_captures, read_truth, read_update
-from fl_audit.core.errors import CaptureError, ConfigError
+from fl_audit.core.captures import NO_IMAGES, NoImages, list_captures, read_truth, read_update
+from fl_audit.core.errors import ConfigError
 from fl_audit.core.training import TrainingHooks
 from fl_audit.core.types import CaptureKey, GroundTruth, Update
 from fl_audit.federation import FederationSpec, Training, run_federation
 from fl_audit.federation.runner import under
-from fl_audit.federation.training import NO_IMAGES, batches, train
+from fl_audit.federation.training import batches, train
 from fl_audit.reports.schema import ClientFacts, Utility
 from fl_audit.run.config import RunConfig, ThreatConfig
 from fl_audit.run.folder import RunFolder
@@ -139,7 +139,7 @@ def test_an_empty_draw_is_noise_and_its_truth_says_so(tmp_path: Path) -> None:
         assert read_update(tmp_path / "captures", key).problem() is None
         if not (tmp_path / "truth" / "x" / f"{key.stem}.safetensors").exists():
             empty += 1
-            with pytest.raises(CaptureError, match=re.escape(NO_IMAGES)):
+            with pytest.raises(NoImages, match=re.escape(NO_IMAGES)):
                 read_truth(tmp_path / "truth", key)
     assert 0 < empty < 8
 
