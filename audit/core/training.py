@@ -122,7 +122,7 @@ class Learner:
 
 
 class TrainingHooks:
-    """Where a defense may act on local training, in the order of a round."""
+    """Where a defense may act on local training, in the order of a round; `HookChain` chains several."""
 
     def architecture(self, model: nn.Module) -> nn.Module:
         """The architecture that everybody uses under this defense: clients, server and attacker.
@@ -138,6 +138,12 @@ class TrainingHooks:
     def reshapes(self) -> bool:
         """Whether the architecture is another one under this defense, so that an attacker must know it."""
         return type(self).architecture is not TrainingHooks.architecture
+
+    @property
+    def acts_on_training(self) -> bool:
+        """Whether any hook does anything. Then it cannot protect an app whose training is not ours."""
+        hooks = ("architecture", "training", "begin", "batch", "objective", "gradients")
+        return any(getattr(type(self), name) is not getattr(TrainingHooks, name) for name in hooks)
 
     def training(self, training: Training) -> Training:
         """The settings that clients train by."""

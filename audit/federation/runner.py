@@ -57,7 +57,7 @@ def run_federation(
             training of our own client app and another one is given.
         FederationError: every client failed in a round, or the engine failed.
     """
-    if client_app is not None and defense.acts_on == "training":
+    if client_app is not None and defense.acts_on_training:
         raise ConfigError(
             f"defense {defense.name!r} acts inside local training, which is the app's own here. Choose one "
             "that acts on the update, e.g. dp, or write it into the app"

@@ -26,7 +26,7 @@ def private_architecture(model: nn.Module, who: str) -> nn.Module:
     model, _ = replace_layers(model, _fixed)
     mode = model.training
     model.train()
-    errors = ModuleValidator.validate(model)
+    errors = [*ModuleValidator.validate(model), *GradSampleModule.validate(model, strict=False)]
     model.train(mode)
     if errors:
         raise ConfigError(

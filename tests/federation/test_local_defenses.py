@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fl_audit.core.captures import NO_IMAGES, NoImages, list_captures, read_truth, read_update
 from fl_audit.core.errors import ConfigError
-from fl_audit.core.training import TrainingHooks
+from fl_audit.core.training import Exposure, TrainingHooks
 from fl_audit.core.types import CaptureKey, GroundTruth, Update
 from fl_audit.federation import FederationSpec, Training, run_federation
 from fl_audit.federation.runner import under
@@ -30,7 +30,8 @@ STEP = Training(learning_rate=0.5, batch_size=4, train_mode=True)
 
 
 def run(out: Path, defense: str, **changes: Any) -> FederationSpec:
-    spec = toy_spec(**({"rounds": 1, "training": STEP} | changes))
+    values: dict[str, Any] = {"rounds": 1, "training": STEP}
+    spec = toy_spec(**(values | changes))
     run_federation(spec, defense=defenses.create(defense), defense_slug="x", out=out)
     return spec
 
@@ -224,13 +225,13 @@ class Convolutional(TinySpec):
 def test_the_record_shows_epsilon_of_the_most_exposed_client(tmp_path: Path) -> None:
     config = RunConfig(defenses=["dp-sgd"], baseline=False)
     folder = RunFolder(tmp_path)
-    exposures = [{"rate": 0.1, "steps": 2}, {"rate": 0.5, "steps": 2}, {"rate": 0.5, "steps": 2}]
+    exposures = [Exposure(0.1, 2), Exposure(0.5, 2), Exposure(0.5, 2)]
     record = FederationRecord(
         utility=Utility(),
         clients=[
             ClientFacts(client=client, rounds_participated=rounds) for client, rounds in enumerate((5, 3, 0))
         ],
-        exposures=exposures,  # type: ignore[arg-type]  # as JSON gives them
+        exposures=exposures,
     )
     write_record(folder.federation("dp-sgd"), record)
     (facts,) = defense_facts(folder, config)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.core.hook_chain import HookChain, check_together
 from fl_audit.core.training import Batch, Exposure, Learner, Training
 from fl_audit.core.units import Defense
 from fl_audit.models import models
@@ -60,6 +61,48 @@ def gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def test_the_contract_covers_every_defense_that_acts_on_training() -> None:
     registered = {name for name, unit in defenses if unit.acts_on == "training"}
     assert registered == {spec.partition(":")[0] for spec in TRAINING}
+    assert registered == {name for name, unit in defenses if _hooked(unit)}
+
+
+def _hooked(unit: type[Defense]) -> bool:
+    return unit.model_construct().acts_on_training
+
+
+class Chain(HookChain):
+    def __init__(self, *specs: str) -> None:
+        self.members = tuple(defenses.create(spec) for spec in specs)
+
+
+def test_a_chain_is_its_members_one_after_the_other() -> None:
+    chain = Chain("ats:3-1-7", "mixup", "local-steps:3", "precode:size=4", "soteria:0.5", "clip:1")
+    assert chain.acts_on_training
+    assert chain.reshapes
+    assert not Chain("clip:1", "dp").acts_on_training
+    assert chain.training(Training()).local_steps == 3
+    model = chain.architecture(linear_net())
+    who = learner(model)
+    assert chain.begin(who, rng=generator(1)) is who
+    draws, ours = generator(2), batch_of(who)
+    for member in chain.members:
+        ours = member.batch(ours, who, rng=draws)
+    out = chain.batch(batch_of(who), who, rng=generator(2))
+    assert torch.equal(out.images, ours.images)
+    assert torch.equal(out.labels, ours.labels)
+    assert torch.equal(out.originals, batch_of(who).images)
+    loss = functional.cross_entropy(model(out.images), out.labels)
+    assert float(chain.objective(loss, who, out).detach()) > float(loss.detach())
+    pruned = chain.gradients(gradients(model, out), who, out)["2.1.weight"]
+    assert int((pruned == 0).all(0).sum()) == 5
+
+
+def test_a_chain_has_the_guarantee_of_its_member_and_refuses_what_voids_it() -> None:
+    alone = defenses.create("dp-sgd").example_privacy(Exposure(0.1, 1), rounds=2, delta=1e-5)
+    together = Chain("dp-sgd", "clip:1").example_privacy(Exposure(0.1, 1), rounds=2, delta=1e-5)
+    assert together == alone
+    check_together(Chain("dp-sgd", "local-steps", "ats", "clip:1").members)
+    for specs in (("soteria", "dp-sgd"), ("dp-sgd", "mixup"), ("dp-sgd", "dp-sgd")):
+        with pytest.raises(ValueError, match="does not hold together"):
+            check_together(Chain(*specs).members)
 
 
 @pytest.mark.parametrize("spec", TRAINING)
@@ -336,6 +379,12 @@ def test_batch_norm_becomes_group_norm() -> None:
     kinds = {type(module).__name__ for module in model.modules()}
     assert "GroupNorm" in kinds
     assert "BatchNorm2d" not in kinds
+
+
+def test_a_layer_that_opacus_does_not_know_is_refused_before_any_work() -> None:
+    frozen = defenses.create("freeze-bn").architecture(net())
+    with pytest.raises(ConfigError, match="dp-sgd.*no per-example gradients"):
+        defenses.create("dp-sgd").architecture(frozen)
 
 
 def spent(spec: str, exposure: Exposure, rounds: int, delta: float = 1e-5) -> float:
