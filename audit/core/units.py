@@ -9,8 +9,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from fl_audit.core.registry import Unit
+from fl_audit.core.training import TrainingHooks
 
 Arrays = Mapping[str, np.ndarray]
+
+ActsOn = Literal["update", "training", "server"]
+"""What a defense acts on: the update before it leaves, the client's own training, or the server."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,26 @@ State = MutableMapping[str, np.ndarray]
 """What a defense remembers of one client from round to round, e.g. what it held back; empty at first."""
 
 
-class Defense(Unit):
-    """What is done to updates before they leave a client, or to what the server makes of them.
+class Defense(TrainingHooks, Unit):
+    """What protects a client: in its local training, on what leaves it, or by what the server does with it.
 
     It works on arrays and knows nothing of Flower, but for `wrap_strategy`, whose argument is a Flower
     strategy. A stack (``clip:1+prune:0.9``) chains every method of its members, left to right.
 
     Attributes:
-        acts_on: ``update``: `apply` changes what a client sends. ``server``: the server does something with
-            what it got, or gets less; `apply` then changes an update only as far as the client's part goes.
+        acts_on: ``update``: `apply` changes what a client sends. ``training``: the hooks of `TrainingHooks`
+            change how it trains, which cannot be done to an app whose training is not ours. ``server``: the
+            server does something with what it got, or gets less; `apply` then changes an update only as far
+            as the client's part goes.
         server_sees: for ``server``: what of an update the server still sees, in a sentence or two.
         paper: authors, year, title, venue, link.
+        excludes: names of defenses that it cannot be combined with: they would void what it promises.
     """
 
-    acts_on: ClassVar[Literal["update", "server"]] = "update"
+    acts_on: ClassVar[ActsOn] = "update"
     server_sees: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    excludes: ClassVar[frozenset[str]] = frozenset()
 
     def apply(
         self, sent: Arrays, received: Arrays, *, rng: np.random.Generator, state: State

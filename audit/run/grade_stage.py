@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import read_update
+from fl_audit.core.captures import NoImages, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
@@ -55,6 +55,7 @@ class _Graded:
     scores: dict[str, Scores]
     client_failed: bool
     reason: str | None
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,15 @@ def _without_unmeasured(facts: RunFacts, findings: Sequence[Finding]) -> RunFact
 
 
 def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: ContextReader) -> _Graded:
-    truth, result, reason = None, Reconstruction("failed"), None
+    truth, result, reason, empty = None, Reconstruction("failed"), None, False
     try:
         result = read_reconstruction(job.folder)
     except CaptureError as error:
         reason = f"not attacked: {error}" if job.result.exists() else "not attacked yet"
     try:
         truth = originals(folder, job.key)
+    except NoImages:
+        empty = True
     except CaptureError as error:
         reason = reason or result.reason or f"no ground truth to grade against: {error}"
     reason = reason or result.reason
@@ -139,7 +142,7 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
             partner = match(truth.images, result.images)
             scores = _scores(truth.images, result.images, partner, units, contexts.read(job.key, truth))
     client_failed = reason is not None and _client_failed(folder, job.key)
-    return _Graded(job, truth, result, partner, scores, client_failed, reason)
+    return _Graded(job, truth, result, partner, scores, client_failed, reason, empty)
 
 
 def _scores(
@@ -176,7 +179,12 @@ def _findings(
     rule: RecognisabilityRule,
     clients: Sequence[int],
 ) -> Iterator[Finding]:
-    """One line per original; one line without an image for each client whose truth there is not."""
+    """One line per original; one line without an image for each client whose truth there is not.
+
+    An update that is known to be made of no image has no line: nothing could leak, and nothing failed.
+    """
+    if graded.empty:
+        return
     count = 0 if graded.truth is None else len(graded.truth)
     for client, why in _without_truth(folder, graded, clients).items():
         status: Status | None = "unscored" if graded.result.status == "done" else None

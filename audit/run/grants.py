@@ -26,7 +26,7 @@ from fl_audit.core.types import (
     Update,
     num_examples,
 )
-from fl_audit.models import models
+from fl_audit.run.architecture import architecture
 from fl_audit.run.config import ThreatConfig
 
 
@@ -42,13 +42,17 @@ class GrantedShare(BaseModel):
 
 
 class Grant(BaseModel):
-    """What is granted about one capture, as stored in ``knowledge/DEFENSE/r003-c02.json``."""
+    """What is granted about one capture, as stored in ``knowledge/DEFENSE/r003-c02.json``.
+
+    ``altered_by`` names the defense where it makes another architecture of the model.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     level: ThreatLevel
     model: str | None = None
+    altered_by: str | None = None
     loss: str | None = None
     num_classes: int | None = None
     image_shape: tuple[int, int, int] | None = None
@@ -65,12 +69,14 @@ def grant(
     model: str,
     num_classes: int,
     image_shape: tuple[int, int, int],
+    altered_by: str | None = None,
 ) -> Grant:
     """Apply the threat model to one capture; ``truth`` is None where the operator has none."""
     values: dict[str, Any] = {"level": threat.level, "sends": threat.sends}
     if threat.level >= "B":
         values |= {
             "model": model,
+            "altered_by": altered_by,
             "loss": threat.loss,
             "num_classes": num_classes,
             "image_shape": image_shape,
@@ -90,6 +96,7 @@ def grant_capture(
     model: str,
     num_classes: int,
     image_shape: tuple[int, int, int],
+    altered_by: str | None = None,
 ) -> Grant:
     """Apply the threat model to a capture: one client's, or the mean of several clients' updates.
 
@@ -102,10 +109,18 @@ def grant_capture(
         model: the architecture.
         num_classes: number of classes.
         image_shape: ``(C, H, W)``.
+        altered_by: the defense where it makes another architecture of the model.
     """
 
     def apply(truth: GroundTruth | None) -> Grant:
-        return grant(threat, truth, model=model, num_classes=num_classes, image_shape=image_shape)
+        return grant(
+            threat,
+            truth,
+            model=model,
+            num_classes=num_classes,
+            image_shape=image_shape,
+            altered_by=altered_by,
+        )
 
     if not update.cohort:
         return apply(truths.get(update.key.client))
@@ -145,7 +160,8 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
     if granted.model is not None and granted.image_shape is not None and granted.num_classes is not None:
         # The weights drawn here are thrown away: the attack loads those that the server sent.
         with seeded_globals(0, "architecture"):
-            model = models.create(granted.model).build(granted.image_shape, granted.num_classes)
+            spec = architecture(granted.model, granted.altered_by)
+            model = spec.build(granted.image_shape, granted.num_classes)
     return Knowledge(
         level=granted.level,
         model=model,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import read_cohort, read_truth
+from fl_audit.core.captures import NO_IMAGES, NoImages, read_cohort, read_truth
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.types import EVERYONE, CaptureKey, GroundTruth, TrainingDetails
 from fl_audit.run.config import RunConfig
@@ -54,6 +54,8 @@ def looked_at(folder: RunFolder, key: CaptureKey, config: RunConfig) -> list[int
 def truths_of(folder: RunFolder, key: CaptureKey) -> tuple[dict[int, GroundTruth], dict[int, str]]:
     """The truth of each client of a capture, and of the others why there is none.
 
+    A client that is known to have used no image is in neither.
+
     Raises:
         CaptureError: the capture of a whole round is missing or damaged: who took part is unknown.
     """
@@ -64,6 +66,8 @@ def truths_of(folder: RunFolder, key: CaptureKey) -> tuple[dict[int, GroundTruth
     for client in clients:
         try:
             found[client] = read_truth(folder.truth, CaptureKey(key.defense, key.round, client))
+        except NoImages:
+            continue
         except CaptureError as error:
             missing[client] = str(error)
     return found, missing
@@ -73,11 +77,12 @@ def originals(folder: RunFolder, key: CaptureKey) -> Originals:
     """The originals of one capture.
 
     Raises:
+        NoImages: it is known that no image was used.
         CaptureError: there are none.
     """
     truths, missing = truths_of(folder, key)
     if not truths:
-        raise CaptureError("; ".join(dict.fromkeys(missing.values())) or "no client took part")
+        raise CaptureError("; ".join(dict.fromkeys(missing.values()))) if missing else NoImages(NO_IMAGES)
     different = {client: truth.unique() for client, truth in truths.items()}
     shape = next(iter(different.values())).images.shape[1:]
     for client, truth in list(different.items()):

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
+from fl_audit.core.hook_chain import HookChain, check_together
 from fl_audit.core.units import Arrays, Defense, PrivacySpent, State
 
 
-class Stack(Defense):
+class Stack(HookChain, Defense):
     """Several defenses, each applied to what the one before it made.
 
     The rule for differential privacy: what a member does to the output of a mechanism is post-processing,
@@ -40,6 +41,7 @@ class Stack(Defense):
                 f"{late!r} acts at the server, which comes after all that clients do: put it last, "
                 f"{'+'.join(member.name for member in ordered)}"
             )
+        check_together(self.members)
         hidden = [member.name for member in self.members if member.aggregates]
         needed = [member.name for member in self.members if member.sees_each]
         if hidden and needed:

@@ -1,11 +1,11 @@
 """Central differential privacy with clipping at the clients: what leaves is clipped and not noised."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from fl_audit.core.units import Arrays, Defense, PrivacySpent, State
+from fl_audit.core.units import ActsOn, Arrays, Defense, PrivacySpent, State
 from fl_audit.strategies.defenses._accounting import gaussian_epsilon
 from fl_audit.strategies.defenses._registry import defenses
 from fl_audit.strategies.defenses._updates import clip, integers_as_sent, update_of, with_update
@@ -28,7 +28,7 @@ class ClientSideDP(Defense):
     were sent. An update that is not finite raises instead of leaving.
     """
 
-    acts_on: ClassVar[Literal["update", "server"]] = "server"
+    acts_on: ClassVar[ActsOn] = "server"
     server_sees: ClassVar[str] = (
         "The server gets every client's clipped update without noise, which it adds to their mean: against "
         "the server this is clipping alone."

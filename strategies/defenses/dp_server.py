@@ -1,10 +1,10 @@
 """Central differential privacy with clipping at the server: it protects from others, not from the server."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fl_audit.core.units import Defense, PrivacySpent
+from fl_audit.core.units import ActsOn, Defense, PrivacySpent
 from fl_audit.strategies.defenses._accounting import gaussian_epsilon
 from fl_audit.strategies.defenses._registry import defenses
 
@@ -34,7 +34,7 @@ class ServerSideDP(Defense):
     strategies that take FedAvg's mean.
     """
 
-    acts_on: ClassVar[Literal["update", "server"]] = "server"
+    acts_on: ClassVar[ActsOn] = "server"
     server_sees: ClassVar[str] = (
         "The server gets every client's update in clear, before it clips them and adds noise: against the "
         "server this is no defense."

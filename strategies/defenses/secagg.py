@@ -1,8 +1,8 @@
 """Secure aggregation: the server learns the weighted mean of a round's updates, and no single one."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from fl_audit.core.units import Defense
+from fl_audit.core.units import ActsOn, Defense
 from fl_audit.strategies.defenses._registry import defenses
 
 
@@ -27,7 +27,7 @@ class SecureAggregation(Defense):
     strategy of yours it is believed that it averages.
     """
 
-    acts_on: ClassVar[Literal["update", "server"]] = "server"
+    acts_on: ClassVar[ActsOn] = "server"
     server_sees: ClassVar[str] = (
         "The server sees the weighted mean of a round's updates and no single one. Who took part, each one's "
         "num-examples, which are the weights, and its other metrics travel in clear, as under SecAgg+."
