@@ -7,6 +7,8 @@ from typing import Any
 from fl_audit.core.files import write_text
 from fl_audit.reports import words
 from fl_audit.reports.charts import accuracy_by_round, leak_by_round
+from fl_audit.reports.frontier import frontier_of
+from fl_audit.reports.frontier_chart import frontier_chart, legend_of
 from fl_audit.reports.limits import limits
 from fl_audit.reports.order import beyond_guess, guess_level
 from fl_audit.reports.page import page_name, render_page
@@ -21,6 +23,8 @@ from fl_audit.reports.schema import (
 )
 from fl_audit.reports.seen import in_clear, problems
 from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
+
+FRONTIER_TITLE = "Share of images recognised against accuracy, by setting"
 
 
 def build_reports(run_dir: Path) -> list[Path]:
@@ -52,9 +56,13 @@ def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], client
     positive = summary.controls.positive
     shown = control_pairs(album, positive.pictures if positive is not None else [])
     rounds = [(words.title(defense), defense.rounds) for defense in summary.defenses]
+    frontier = frontier_of(summary)
     return _render(
         "report.html.j2",
         summary,
+        frontier=frontier,
+        frontier_chart=frontier_chart([frontier], title=FRONTIER_TITLE),
+        frontier_keys=legend_of([frontier]),
         verdicts=[(defense, judge_defense(defense, summary)) for defense in summary.defenses],
         headline=headline(summary),
         control_sentence=control_sentence(positive),

@@ -42,6 +42,7 @@ from fl_audit.reports.facts import (
     UtilityRound,
 )
 from fl_audit.reports.finding import Finding, read_findings, write_findings
+from fl_audit.reports.frontier_facts import Frontier
 
 __all__ = [
     "CONTROL",
@@ -205,6 +206,9 @@ class Summary(RunFacts):
 
     controls: Controls
     defenses: list[DefenseSummary]
+    frontier: Frontier | None = Field(
+        None, description="leakage against accuracy; null in a run graded before it was known"
+    )
 
     def leak_rates(self) -> dict[str, float | None]:
         """Leak rate by defense as configured; None where nothing was graded."""
