@@ -27,6 +27,9 @@ from fl_audit.reports.words import count, epsilon, interval, listing, percent
 
 CONFIDENCE = 0.95
 
+WIDE = 0.25
+"""Upper end of an interval from which the conclusion says that few images were attacked."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -193,7 +196,7 @@ def _conclusion(found: Frontier) -> str:
 
 def _loss(points: Sequence[FrontierPoint], point: FrontierPoint) -> str:
     """What it costs against no defense; empty where that is not known."""
-    bare = next((p.accuracy for p in points if p.baseline and p.run == point.run), None)
+    bare = next((p.accuracy for p in points if p.baseline and point.run in p.run.split(", ")), None)
     if bare is None or point.accuracy is None:
         return ""
     lost = 100 * (bare - point.accuracy)
@@ -203,7 +206,7 @@ def _loss(points: Sequence[FrontierPoint], point: FrontierPoint) -> str:
 
 
 def _doubts(found: Frontier) -> list[str]:
-    """A stronger setting of the same sweep that leaks more says that the weakest was lucky, or unlucky."""
+    """What speaks against relying on the weakest: a dearer setting of its sweep that leaks, few images."""
     if found.weakest is None:
         return []
     chosen = found.points[found.weakest]
@@ -213,9 +216,15 @@ def _doubts(found: Frontier) -> list[str]:
         for point in (found.points[place] for place in sorted(beside))
         if point.level == "above" and (point.accuracy or 0.0) < (chosen.accuracy or 0.0)
     ]
-    if not worse:
-        return []
-    return [
-        f"Of the same sweep, {listing(worse)} costs more accuracy and still leaks: repeat with more images "
-        "or another seed before relying on the weakest setting."
-    ]
+    doubts = []
+    if worse:
+        doubts.append(
+            f"Of the same sweep, {listing(worse)} costs more accuracy and still leaks: repeat with more images "
+            "or another seed before relying on the weakest setting."
+        )
+    if chosen.leak_rate_ci is not None and chosen.leak_rate_ci[1] > WIDE:
+        doubts.append(
+            f"Few images were attacked: up to {percent(chosen.leak_rate_ci[1])} may leak there all the same. "
+            "Attack more rounds or clients before relying on it."
+        )
+    return doubts

@@ -207,6 +207,8 @@ def _labels(
         for one, place, *_ in drawn
     ]
     marks = [at[id(one), place] for one, place, *_ in drawn]
+    shown = [place for place, text in enumerate(texts) if text is not None][:MOST_LABELS]
+    texts = [text if place in shown else None for place, text in enumerate(texts)]
     sizes = [None if text is None else (LETTER * len(text), LINE) for text in texts]
     frame = Box(LEFT + 2, TOP - 8, WIDTH - 4, HEIGHT - BOTTOM - 2)
     for (x, y), text, found in zip(marks, texts, place_labels(marks, sizes, frame, lines), strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from fl_audit.core.files import write_text
 from fl_audit.reports import words
+from fl_audit.reports.channels import channels
 from fl_audit.reports.charts import accuracy_by_round, leak_by_round
 from fl_audit.reports.frontier import frontier_of
 from fl_audit.reports.frontier_chart import frontier_chart, legend_of
@@ -13,6 +14,7 @@ from fl_audit.reports.limits import limits
 from fl_audit.reports.order import beyond_guess, guess_level
 from fl_audit.reports.page import page_name, render_page
 from fl_audit.reports.pictures import Album, control_pairs, gallery
+from fl_audit.reports.problems import problems
 from fl_audit.reports.schema import (
     ClientSummary,
     Finding,
@@ -21,7 +23,6 @@ from fl_audit.reports.schema import (
     read_findings,
     read_summary,
 )
-from fl_audit.reports.seen import in_clear, problems
 from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
 
 FRONTIER_TITLE = "Share of images recognised against accuracy, by setting"
@@ -75,7 +76,7 @@ def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], client
         clients=clients,
         client_cells=_cells(summary),
         problems=problems(summary),
-        in_clear=in_clear(summary),
+        channels=channels(summary),
         limits=limits(summary),
         prefix="",
     )
@@ -105,6 +106,7 @@ def _client_page(run_dir: Path, summary: Summary, findings: Sequence[Finding], c
         caveats=caveats(summary),
         leak_chart=leak_by_round(rounds, f"Share of client {client}'s images recognised in each round"),
         gallery=gallery(Album(run_dir), own, summary, every_attack=True),
+        channels=channels(summary, client),
         problems=problems(summary, client),
         prefix="../",
     )

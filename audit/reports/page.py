@@ -61,6 +61,7 @@ def _environment(package: str) -> Environment:
             "failed": words.failed,
             "title_of": words.title,
             "listing": words.listing,
+            "mix": words.mix,
             "breakable": _breakable,
             "upfirst": words.upfirst,
             "page_name": page_name,

@@ -43,6 +43,7 @@ from fl_audit.reports.facts import (
 )
 from fl_audit.reports.finding import Finding, read_findings, write_findings
 from fl_audit.reports.frontier_facts import Frontier
+from fl_audit.reports.seen_facts import SeenRound
 
 __all__ = [
     "CONTROL",
@@ -73,6 +74,7 @@ __all__ = [
     "RoundLeak",
     "RunFacts",
     "Scenario",
+    "SeenRound",
     "SetScore",
     "Status",
     "Summary",

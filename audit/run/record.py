@@ -1,5 +1,6 @@
 """What the capture stage measured of one defense's federation; written last, the sign that it is complete."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -7,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.units import Defense
-from fl_audit.reports.schema import ClientFacts, DefenseFacts, Utility
+from fl_audit.reports.schema import ClientFacts, DefenseFacts, SeenRound, Utility
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder, slugs
+from fl_audit.run.seen import seen_by_client
 from fl_audit.strategies.defenses import defenses
 
 DELTA = 1e-5
@@ -38,7 +40,13 @@ def defense_facts(folder: RunFolder, config: RunConfig) -> list[DefenseFacts]:
         CaptureError: a federation has not finished, or its record is damaged.
     """
     return [
-        _facts(spec, slug, defenses.create(spec), _read(folder.federation(slug)))
+        _facts(
+            spec,
+            slug,
+            defenses.create(spec),
+            _read(folder.federation(slug)),
+            seen_by_client(folder, slug),
+        )
         for spec, slug in slugs(config.defense_specs()).items()
     ]
 
@@ -47,11 +55,18 @@ def _read(path: Path) -> FederationRecord:
     return read_model(path, FederationRecord, "a federation's record")
 
 
-def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> DefenseFacts:
+def _facts(
+    spec: str,
+    slug: str,
+    defense: Defense,
+    record: FederationRecord,
+    seen: Mapping[int, list[SeenRound]],
+) -> DefenseFacts:
     clients = []
     for client in record.clients:
         spent = defense.privacy(rounds=client.rounds_participated or 0, delta=DELTA)
-        clients.append(client.model_copy(update={"epsilon": _finite(spent.epsilon) if spent else None}))
+        known = {"epsilon": _finite(spent.epsilon) if spent else None, "seen": seen.get(client.client, [])}
+        clients.append(client.model_copy(update=known))
     most = max((client.rounds_participated or 0 for client in record.clients), default=0)
     spent = defense.privacy(rounds=most, delta=DELTA)
     words = "no differential-privacy guarantee"
