@@ -58,7 +58,7 @@ class _Seen:
     def without(self, what: str) -> str:
         """Why nothing is known: the most frequent reason."""
         reasons = [text for seen in self.rounds for name, text in seen.unmeasured.items() if name == what]
-        return f"not measured: {statistics.mode(reasons)}" if reasons else NOT_RECORDED
+        return f"nothing: {statistics.mode(reasons)}" if reasons else NOT_RECORDED
 
 
 def _examples(seen: _Seen) -> str:

@@ -219,8 +219,8 @@ def _doubts(found: Frontier) -> list[str]:
     doubts = []
     if worse:
         doubts.append(
-            f"Of the same sweep, {listing(worse)} costs more accuracy and still leaks: repeat with more images "
-            "or another seed before relying on the weakest setting."
+            f"Of the same sweep, {listing(worse)} costs more accuracy and still leaks: repeat with more "
+            "images or another seed before relying on the weakest setting."
         )
     if chosen.leak_rate_ci is not None and chosen.leak_rate_ci[1] > WIDE:
         doubts.append(

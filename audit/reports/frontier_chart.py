@@ -74,7 +74,8 @@ def frontier_chart(found: Sequence[Frontier], *, title: str) -> Markup:
         lines += _sweeps(svg, one, at, families)
     spread = [one.points[place] for one, place, *_ in drawn]
     _whiskers(svg, frame, spread, families)
-    for (one, place, *_), point in zip(drawn, spread, strict=True):
+    # The baseline last: settings that change nothing lie on it.
+    for (one, place, *_), point in sorted(zip(drawn, spread, strict=True), key=lambda both: both[1].baseline):
         _point(svg, one, place, point, at[id(one), place], families.index(point.family))
     _labels(svg, drawn, at, lines)
     return markup(svg)
