@@ -21,7 +21,7 @@ from fl_audit.core.errors import ConfigError
 MAX_POINTS = 100
 """Specs that one spec may stand for: each is a federation of its own."""
 
-_STACK = re.compile(r"\+(?=[A-Za-z])")
+_STACK = re.compile(r"\+(?=\s*[A-Za-z])")
 
 
 def components(spec: str) -> list[str]:

@@ -16,7 +16,7 @@ Described = tuple[str, Mapping[str, Any]]
 
 def family(name: str) -> str:
     """The name without parameters, e.g. ``clip+prune`` of ``clip:1+prune:0.9``."""
-    return "+".join(part.partition(":")[0] for part in components(name))
+    return "+".join(part.partition(":")[0].strip() for part in components(name))
 
 
 def find_sweeps(settings: Sequence[Described]) -> list[Sweep]:

@@ -40,11 +40,8 @@ def defense_facts(folder: RunFolder, config: RunConfig) -> list[DefenseFacts]:
         CaptureError: a federation has not finished, or its record is damaged.
     """
     return [
-        _facts(
-            spec,
-            slug,
-            defenses.create(spec),
-            _read(folder.federation(slug)),
+        _with_seen(
+            _facts(spec, slug, defenses.create(spec), _read(folder.federation(slug))),
             seen_by_client(folder, slug),
         )
         for spec, slug in slugs(config.defense_specs()).items()
@@ -55,18 +52,11 @@ def _read(path: Path) -> FederationRecord:
     return read_model(path, FederationRecord, "a federation's record")
 
 
-def _facts(
-    spec: str,
-    slug: str,
-    defense: Defense,
-    record: FederationRecord,
-    seen: Mapping[int, list[SeenRound]],
-) -> DefenseFacts:
+def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> DefenseFacts:
     clients = []
     for client in record.clients:
         spent = defense.privacy(rounds=client.rounds_participated or 0, delta=DELTA)
-        known = {"epsilon": _finite(spent.epsilon) if spent else None, "seen": seen.get(client.client, [])}
-        clients.append(client.model_copy(update=known))
+        clients.append(client.model_copy(update={"epsilon": _finite(spent.epsilon) if spent else None}))
     most = max((client.rounds_participated or 0 for client in record.clients), default=0)
     spent = defense.privacy(rounds=most, delta=DELTA)
     words = "no differential-privacy guarantee"
@@ -86,6 +76,12 @@ def _facts(
         utility=record.utility,
         clients=clients,
     )
+
+
+def _with_seen(facts: DefenseFacts, seen: Mapping[int, list[SeenRound]]) -> DefenseFacts:
+    """The facts with what the server saw of each client's attacked updates."""
+    clients = [client.model_copy(update={"seen": seen.get(client.client, [])}) for client in facts.clients]
+    return facts.model_copy(update={"clients": clients})
 
 
 def _finite(value: float) -> float | None:

@@ -23,6 +23,7 @@ from fl_audit.core.sweep import components, expand, expand_all
         ("dp:a=1,2,b=3,4", ["dp:a=1,b=3", "dp:a=1,b=4", "dp:a=2,b=3", "dp:a=2,b=4"]),
         ("clip:1+prune:0.5,0.9", ["clip:1+prune:0.5", "clip:1+prune:0.9"]),
         ("clip:1,2+prune:0.5,0.9", [f"clip:{c}+prune:{p}" for c in "12" for p in ("0.5", "0.9")]),
+        ("clip:1 + prune:0.5,0.9", ["clip:1 + prune:0.5", "clip:1 + prune:0.9"]),
         ("dp:1e+3,2e+3", ["dp:1e+3", "dp:2e+3"]),
         ("ats:3-1-7,43-18-18", ["ats:3-1-7", "ats:43-18-18"]),
         ("mine:Own:1,2", ["mine:Own:1", "mine:Own:2"]),

@@ -1,11 +1,12 @@
 """The frontier on cases whose answer can be read off by hand."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from fl_audit.reports.families import family, find_sweeps, settings_in_words
+from fl_audit.reports.families import Described, family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier import frontier_of, level, pareto, wilson
 from fl_audit.reports.schema import Controls, GuessFacts, Summary, Utility, read_summary, write_summary
 from fl_audit.reports.summarise import summarise
@@ -25,7 +26,7 @@ def audited(
     guess: GuessFacts | None = GUESSED_NONE,
     positive: list[object] | None = None,
     lost: int = 0,
-    **params: dict[str, object],
+    params: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Summary:
     """Each setting: name, how many of 18 images are recognised, accuracy. ``lost``: images not graded."""
     lines = list(POWER if positive is None else positive)
@@ -34,7 +35,7 @@ def audited(
             lines.append(finding(name, 1 + image // 6, image % 6, ssim=0.9 if image < recognised else 0.1))
         lines += [failure(name, 1 + image // 6, image % 6) for image in range(IMAGES - lost, IMAGES)]
     described = [
-        defense(name, utility=Utility(accuracy=accuracy), params=params.get(name, {}))
+        defense(name, utility=Utility(accuracy=accuracy), params=(params or {}).get(name, {}))
         for name, _, accuracy in settings
     ]
     return summarise(lines, facts(), described, [] if guess is None else [guess])  # type: ignore[arg-type]
@@ -145,8 +146,10 @@ def test_no_defense_may_be_needed_and_accuracy_may_be_unknown() -> None:
 
 
 def test_a_dearer_setting_of_the_sweep_that_leaks_is_a_doubt() -> None:
-    params: dict[str, dict[str, object]] = {"prune:0.5": {"fraction": 0.5}, "prune:0.9": {"fraction": 0.9}}
-    found = frontier_of(audited(("none", 18, 0.9), ("prune:0.5", 0, 0.8), ("prune:0.9", 9, 0.7), **params))
+    params = {"prune:0.5": {"fraction": 0.5}, "prune:0.9": {"fraction": 0.9}}
+    found = frontier_of(
+        audited(("none", 18, 0.9), ("prune:0.5", 0, 0.8), ("prune:0.9", 9, 0.7), params=params)
+    )
     assert found.weakest == 1
     assert "prune:0.9 costs more accuracy and still leaks" in found.doubts[0]
     few = summarise([*POWER, finding("dp")], facts(), [defense("dp")], [GUESSED_NONE])
@@ -154,7 +157,7 @@ def test_a_dearer_setting_of_the_sweep_that_leaks_is_a_doubt() -> None:
 
 
 def test_sweeps_run_along_the_number_with_most_values() -> None:
-    settings = [
+    settings: list[Described] = [
         ("none", {}),
         ("dp:10", {"noise": 10.0, "clip": 1.0}),
         ("dp:1", {"noise": 1.0, "clip": 1.0}),

@@ -46,7 +46,7 @@ def test_the_front_the_chosen_and_the_guesses_are_marked() -> None:
 
 def test_the_settings_of_a_sweep_are_joined_and_the_legend_says_along_what() -> None:
     params = {f"prune:{v}": {"fraction": v} for v in (0.5, 0.9, 0.99)}
-    found = frontier_of(audited(*[(name, 9, 0.5 + i / 10) for i, name in enumerate(params)], **params))
+    found = frontier_of(audited(*[(name, 9, 0.5 + i / 10) for i, name in enumerate(params)], params=params))
     svg = drawn(found)
     (line,) = classes(svg, "line")
     assert line.get("d", "").count("L") == 2
