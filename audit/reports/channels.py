@@ -118,9 +118,10 @@ def _statistics(seen: _Seen) -> str:
     steps = sorted({entry.steps for entry in moved if entry.steps})
     counted = f"; the counters give away {_range([float(s) for s in steps])} local steps" if steps else ""
     largest = max(entry.moved for entry in moved)
+    far = percent(furthest) if furthest <= 1 else f"{furthest:.1f} times their size"
     return (
         f"{largest} of {moved[0].sent} statistics moved in {len(moved)} of {count(len(found), 'update')}, "
-        f"by up to {percent(min(furthest, 1.0)) if furthest <= 1 else f'{furthest:.1f} times'}{counted}"
+        f"by up to {far}{counted}"
     )
 
 
