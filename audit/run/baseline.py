@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import read_json, write_bytes, write_json
+from fl_audit.reports.words import spans
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 
@@ -74,7 +75,7 @@ def differing(config: RunConfig, other: RunConfig) -> list[str]:
     """The keys that matter and differ, e.g. ``seed is 1 here and 0 there``."""
     here, there = _flat(config), _flat(other)
     for key, values in (("attack.rounds", "attacked_rounds"), ("attack.clients", "attacked_clients")):
-        here[key], there[key] = (list(getattr(one, values)()) for one in (config, other))
+        here[key], there[key] = (spans(list(getattr(one, values)())) for one in (config, other))
     return [
         f"{key} is {here[key]!r} here and {there[key]!r} there"
         for key in here

@@ -156,6 +156,8 @@ def _infer_labels(
         return _counts(config, update, knowledge, device), None
     except (AttackFailed, AuditError) as error:
         return None, folder.relative(str(error).split(". ")[0])
+    except torch.OutOfMemoryError:
+        return None, f"out of memory on {device}"
 
 
 def _counts(config: RunConfig, update: Update, knowledge: Knowledge, device: torch.device) -> list[int]:
