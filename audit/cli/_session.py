@@ -18,7 +18,12 @@ DEFAULT_OUT = "fl-audit-run"
 
 
 def audit(
-    config: RunConfig | None, root: Path | None, *, fail_above: float | None, device: str | None
+    config: RunConfig | None,
+    root: Path | None,
+    *,
+    fail_above: float | None,
+    device: str | None,
+    baseline_from: Path | None = None,
 ) -> int:
     """Start a run (``config``) or resume one (None), to its end; returns the exit code."""
     check_torch_pair()
@@ -29,7 +34,7 @@ def audit(
             raise ConfigError("--resume: expected a run folder")
         folder = RunFolder.open(root)
     else:
-        folder = start_run(config, root or free_folder(), sys.argv, device)
+        folder = start_run(config, root or free_folder(), sys.argv, device, baseline_from)
     try:
         with live_progress() as progress:
             summary = finish_run(folder, progress, device)

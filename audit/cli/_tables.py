@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_audit.cli._live import plain
+from fl_audit.reports.frontier import frontier_of
 from fl_audit.reports.order import by_name, guess_level
 from fl_audit.reports.schema import ClientSummary, DefenseSummary, Leak, MetricFacts, MetricStats, Summary
 from fl_audit.reports.verdict import Kind, caveats, control_sentence, headline, judge_defense
@@ -35,6 +36,10 @@ def print_summary(summary: Summary, root: Path, console: Console | None = None) 
     for defense in summary.defenses:
         if defense.server_sees:
             console.print(Text(f"  {plain(title(defense))}: {plain(defense.server_sees, 4000)}", style="dim"))
+    if len(summary.defenses) > 1:
+        frontier = frontier_of(summary)
+        for text in (frontier.conclusion, *frontier.doubts):
+            console.print(Text(plain(text, 4000)))
     console.print(_closest(summary))
     console.print(_clients(summary))
     left = _not_shown(summary)

@@ -15,6 +15,10 @@ Examples:
 
   fl-audit run --defense dp:noise_multiplier=0.1 --defense prune:0.9 --rounds 5
 
+  fl-audit run --defense dp:noise_multiplier=0.1,1,10 --defense prune:0.5,0.9,0.99 --rounds 10
+
+  fl-audit run --defense noise:0.001,0.01 --rounds 10 --baseline-from fl-audit-run
+
   fl-audit run audit.yaml --set training.batch_size=2 --out audits/today
 
   fl-audit run --dataset photos.zip:train --model convnet --clients 10 --attack-clients 3 --defense dp
@@ -37,7 +41,10 @@ def _command(
         Path | None, typer.Argument(help="YAML file; see --print-config.", show_default=False)
     ] = None,
     defense: Annotated[
-        list[str] | None, typer.Option(help="Defense to test, e.g. dp or prune:0.9; repeat for several.")
+        list[str] | None,
+        typer.Option(
+            help="Defense to test, e.g. dp or prune:0.9, or prune:0.5,0.9 for a sweep; repeat for several."
+        ),
     ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run; repeat for several.")] = None,
     metric: Annotated[
@@ -78,6 +85,13 @@ def _command(
     baseline: Annotated[
         bool | None, typer.Option("--baseline/--no-baseline", help="Run the undefended baseline too.")
     ] = None,
+    baseline_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Take the undefended baseline and the controls from this run of equal settings.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: the next free fl-audit-run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Finish this interrupted run.")] = None,
     fail_above: Annotated[
@@ -114,14 +128,14 @@ def _command(
     overrides |= parse_settings(settings or [])
     if resume is not None:
         given = [key for key in overrides if key != "attack.device"]
-        if given or config is not None or out is not None:
+        if given or config is not None or out is not None or baseline_from is not None:
             raise ConfigError(
                 f"--resume {resume} goes on with the configuration that the run was started with; it takes "
-                f"no other ({', '.join(given) or 'CONFIG or --out'} was given)"
+                f"no other ({', '.join(given) or 'CONFIG, --out or --baseline-from'} was given)"
             )
         return audit(None, resume, fail_above=fail_above, device=device)
     resolved = resolve_config(config, overrides)
     if print_config:
         typer.echo(dump_config(resolved), nl=False)
         return 0
-    return audit(resolved, out, fail_above=fail_above, device=None)
+    return audit(resolved, out, fail_above=fail_above, device=None, baseline_from=baseline_from)

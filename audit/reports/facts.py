@@ -1,23 +1,15 @@
 """What a report says besides the findings: the circumstances of the run, as the pipeline knows them."""
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from fl_audit.core.types import ThreatLevel
-from fl_audit.reports._base import SCHEMA_VERSION, Model, Scalar
+from fl_audit.reports._base import SCHEMA_VERSION, Model
+from fl_audit.reports.seen_facts import ClientScalar, SeenRound
 
 Params = dict[str, Any]
 """Parameters of a unit, JSON values."""
-
-
-def _sayable(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-ClientScalar = Annotated[Scalar, BeforeValidator(_sayable)]
-"""A value that a client sent in clear; NaN and infinity, which JSON lacks, become text."""
 
 
 class Scenario(Model):
@@ -159,6 +151,7 @@ class ClientFacts(Model):
     accuracy: float | None = Field(None, ge=0, le=1, description="of the final model on its own test set")
     in_clear: dict[str, ClientScalar] = Field({}, description="what its replies told besides the update")
     failures: list[ClientFailure] = []
+    seen: list[SeenRound] = Field([], description="what its attacked updates gave away besides images")
 
 
 class DefenseBase(Model):
@@ -202,4 +195,7 @@ class RunFacts(Model):
     recognisability: Recognisability
     metrics: list[MetricFacts]
     how_to_repeat: str = Field(description="the command")
+    baseline_from: str | None = Field(
+        None, description="which run baseline and controls were taken over from, in words; null: none"
+    )
     versions: dict[str, str | None] = {}

@@ -6,11 +6,15 @@ from typing import Any
 
 from fl_audit.core.files import write_text
 from fl_audit.reports import words
+from fl_audit.reports.channels import channels
 from fl_audit.reports.charts import accuracy_by_round, leak_by_round
+from fl_audit.reports.frontier import frontier_of
+from fl_audit.reports.frontier_chart import frontier_chart, legend_of
 from fl_audit.reports.limits import limits
 from fl_audit.reports.order import beyond_guess, guess_level
 from fl_audit.reports.page import page_name, render_page
 from fl_audit.reports.pictures import Album, control_pairs, gallery
+from fl_audit.reports.problems import problems
 from fl_audit.reports.schema import (
     ClientSummary,
     Finding,
@@ -19,9 +23,9 @@ from fl_audit.reports.schema import (
     read_findings,
     read_summary,
 )
-from fl_audit.reports.seen import in_clear, problems
 from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
 
+FRONTIER_TITLE = "Share of images recognised against accuracy, by setting"
 MANY = 30
 """Clients up to which the report lists them by number; with more it begins with those that leaked most."""
 
@@ -55,9 +59,13 @@ def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], client
     positive = summary.controls.positive
     shown = control_pairs(album, positive.pictures if positive is not None else [])
     rounds = [(words.title(defense), defense.rounds) for defense in summary.defenses]
+    frontier = frontier_of(summary)
     return _render(
         "report.html.j2",
         summary,
+        frontier=frontier,
+        frontier_chart=frontier_chart([frontier], title=FRONTIER_TITLE),
+        frontier_keys=legend_of([frontier]),
         verdicts=[(defense, judge_defense(defense, summary)) for defense in summary.defenses],
         headline=headline(summary),
         control_sentence=control_sentence(positive),
@@ -71,7 +79,7 @@ def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], client
         many=len(clients) > MANY,
         client_cells=_cells(summary),
         problems=problems(summary),
-        in_clear=in_clear(summary),
+        channels=channels(summary),
         limits=limits(summary),
         prefix="",
     )
@@ -101,6 +109,7 @@ def _client_page(run_dir: Path, summary: Summary, findings: Sequence[Finding], c
         caveats=caveats(summary),
         leak_chart=leak_by_round(rounds, f"Share of client {client}'s images recognised in each round"),
         gallery=gallery(Album(run_dir), own, summary, every_attack=True),
+        channels=channels(summary, client),
         problems=problems(summary, client),
         prefix="../",
     )

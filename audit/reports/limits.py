@@ -15,7 +15,8 @@ def limits(summary: Summary) -> list[str]:
         "server that sends manipulated models can learn more, and is out of scope.",
         "The intervals cover which clients and images happened to be drawn. They do not cover other models, "
         "data sets, training lengths, random starts of the attack or other attackers.",
-        "What was looked for is whole images. Labels, membership or attributes may leak where no image does.",
+        "The verdict is on whole images. What else could be read off stands in a section of its own; "
+        "membership or attributes, which were not looked for, may leak where no image does.",
     ]
     if not summary.recognisability.calibrated:
         found.append(

@@ -15,6 +15,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fl_audit.reports import words
+from fl_audit.reports.frontier_chart import key_of
 from fl_audit.reports.plots import rate_bar, swatch
 
 PACKAGE = "fl_audit.reports"
@@ -60,12 +61,13 @@ def _environment(package: str) -> Environment:
             "failed": words.failed,
             "title_of": words.title,
             "listing": words.listing,
+            "mix": words.mix,
             "breakable": _breakable,
             "upfirst": words.upfirst,
             "page_name": page_name,
         }
     )
-    environment.globals.update(count=words.count, rate_bar=rate_bar, swatch=swatch)
+    environment.globals.update(count=words.count, key_of=key_of, rate_bar=rate_bar, swatch=swatch)
     return environment
 
 

@@ -98,7 +98,7 @@ def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> 
         else:
             path.append(f"{pen}{frame.x(point.x, index):.1f} {frame.y(point.y):.1f}")
             pen = "L"
-    element("path", group, d="".join(path), css="line", stroke_dasharray=_dash(index))
+    element("path", group, d="".join(path), css="line", stroke_dasharray=dash(index))
     for point in line.points:
         if point.y is not None:
             x, y = frame.x(point.x, index), frame.y(point.y)
@@ -106,7 +106,7 @@ def _line(svg: ElementTree.Element, frame: _Frame, index: int, line: Series) -> 
                 ends = {"y1": frame.y(point.low), "y2": frame.y(point.high)}
                 element("line", group, x1=x, x2=x, css="whisker", **ends)
             write(
-                _marker(group, index, x, y, 0.5 if frame.dense else 1),
+                marker(group, index, x, y, 0.5 if frame.dense else 1),
                 "title",
                 f"{line.name}: {point.tooltip}",
             )
@@ -116,8 +116,8 @@ def swatch(index: int) -> Markup:
     """The key of series ``index`` for the legend."""
     svg = element("svg", None, viewBox="0 0 34 14", css="swatch", aria_hidden="true")
     group = element("g", svg, css=f"s{index % COLOURS}")
-    element("path", group, d="M1 7L33 7", css="line", stroke_dasharray=_dash(index))
-    _marker(group, index, 17, 7)
+    element("path", group, d="M1 7L33 7", css="line", stroke_dasharray=dash(index))
+    marker(group, index, 17, 7)
     return markup(svg)
 
 
@@ -136,9 +136,10 @@ def rate_bar(rate: float | None, bounds: tuple[float, float] | None) -> Markup:
     return markup(svg)
 
 
-def _marker(
+def marker(
     parent: ElementTree.Element, index: int, x: float, y: float, size: float = 1
 ) -> ElementTree.Element:
+    """The marker of series ``index`` at a point: circle, square, triangle, diamond in turn."""
     shape = index % 4
     if shape == 0:
         return element("circle", parent, cx=x, cy=y, r=4.5 * size, css="mark")
@@ -153,7 +154,8 @@ def _marker(
     return element("polygon", parent, points=points, css="mark")
 
 
-def _dash(index: int) -> str:
+def dash(index: int) -> str:
+    """The dash pattern of series ``index``; empty for a solid line."""
     return _DASHES[(index + index // COLOURS) % len(_DASHES)]
 
 

@@ -42,6 +42,8 @@ from fl_audit.reports.facts import (
     UtilityRound,
 )
 from fl_audit.reports.finding import Finding, read_findings, write_findings
+from fl_audit.reports.frontier_facts import Frontier
+from fl_audit.reports.seen_facts import SeenRound
 
 __all__ = [
     "CONTROL",
@@ -72,6 +74,7 @@ __all__ = [
     "RoundLeak",
     "RunFacts",
     "Scenario",
+    "SeenRound",
     "SetScore",
     "Status",
     "Summary",
@@ -205,6 +208,9 @@ class Summary(RunFacts):
 
     controls: Controls
     defenses: list[DefenseSummary]
+    frontier: Frontier | None = Field(
+        None, description="leakage against accuracy; null in a run graded before it was known"
+    )
 
     def leak_rates(self) -> dict[str, float | None]:
         """Leak rate by defense as configured; None where nothing was graded."""

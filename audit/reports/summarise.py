@@ -10,6 +10,7 @@ import numpy as np
 from fl_audit.core.seeding import derive_seed
 from fl_audit.metrics import leak_rate
 from fl_audit.reports._base import CONTROL, FailedStatus, rounded
+from fl_audit.reports.frontier import frontier_of
 from fl_audit.reports.order import by_name, closest, leak_key
 from fl_audit.reports.schema import (
     AttackLeak,
@@ -89,7 +90,7 @@ def summarise(
         raise ValueError(f"findings name defenses that are not described: {unknown}")
     counter = _Counter(facts)
     positive = [finding for finding in findings if finding.defense == CONTROL]
-    return Summary(
+    summary = Summary(
         **dict(facts),
         controls=Controls(
             negative={guess.kind: counter.guess(guess) for guess in guesses},
@@ -100,6 +101,7 @@ def summarise(
             for defense in defenses
         ],
     )
+    return summary.model_copy(update={"frontier": frontier_of(summary)})
 
 
 class _Counter:

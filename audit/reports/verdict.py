@@ -147,6 +147,8 @@ def caveats(summary: Summary) -> list[str]:
     found = []
     if not any(defense.baseline for defense in summary.defenses):
         found.append("No undefended baseline was run, so how much a defense changed cannot be said.")
+    if summary.baseline_from is not None:
+        found.append(f"{upfirst(summary.baseline_from)}.")
     federation, attacked = summary.federation, summary.attacked
     if len(attacked.clients) < federation.clients:
         named = f"clients {spans(attacked.clients)} of {federation.clients}"

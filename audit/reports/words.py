@@ -69,6 +69,17 @@ def params(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {'not set' if value is None else value}" for name, value in values.items())
 
 
+def mix(counts: Sequence[int], classes: Sequence[str], most: int = 8) -> str:
+    """How many of each class, e.g. ``face: 2, not a face: 1``; the most frequent classes first."""
+    present = sorted((place for place, amount in enumerate(counts) if amount), key=lambda p: (-counts[p], p))
+    shown = [
+        f"{classes[place][:40] if place < len(classes) else place}: {counts[place]}"
+        for place in present[:most]
+    ]
+    more = f" and {len(present) - most} classes more" if len(present) > most else ""
+    return f"{', '.join(shown)}{more}" or "none"
+
+
 def circumstance(defense: DefenseBase) -> str:
     """``without defense`` or ``under dp``."""
     return "without defense" if defense.baseline else f"under {defense.name}"

@@ -22,6 +22,7 @@ from fl_audit.run.folder import RunFolder
 from fl_audit.run.grants import read_knowledge
 from fl_audit.run.jobs import Batch, Job, batches, jobs
 from fl_audit.run.results import write_partial, write_reconstruction
+from fl_audit.run.seen import look_at_captures
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ def attack_captures(folder: RunFolder, config: RunConfig, progress: Progress, de
     attacks side by side; several GPUs get a process each, and with engine ``ray`` the batches go to Ray. The
     results depend on none of this. Ctrl-C keeps the best so far of what is running.
     """
+    with one_thread(device):
+        look_at_captures(folder, config, device)
     todo = batches(folder, jobs(folder, config), device)
     progress.stage("attack", sum(len(batch.jobs) for batch in todo))
     waiting = []

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fl_audit.core.errors import ConfigError
+from fl_audit.core.sweep import expand_all
 from fl_audit.core.types import THREAT_LEVELS, Sends
 
 DEFAULT_ATTACKED = 3
@@ -155,7 +157,9 @@ class RunConfig(_Section):
         "worst-case", description="where unset keys get their values"
     )
     model: str = Field("lenet", description="architecture: a name, torchvision's or module:function")
-    defenses: list[str] = Field([], description="defenses to compare, with :key=value,… parameters")
+    defenses: list[str] = Field(
+        [], description="defenses to compare, with :key=value,… parameters; 'dp:0.1,1,10' (quoted) is a sweep"
+    )
     baseline: bool = Field(True, description="run the undefended baseline beside them")
     federation: FederationConfig = FederationConfig()
     data: DataConfig = DataConfig()
@@ -164,12 +168,23 @@ class RunConfig(_Section):
     attack: AttackConfig = AttackConfig()
     grade: GradeConfig = GradeConfig()
 
+    @field_validator("defenses", mode="before")
+    @classmethod
+    def _quoted(cls, value: object) -> object:
+        if isinstance(value, list) and any(isinstance(item, int | float) for item in value):
+            raise ValueError(
+                "a number stands where a defense is expected. In YAML a list of values needs quotes: "
+                "['dp:noise_multiplier=0.1,1,10']"
+            )
+        return value
+
     @field_validator("defenses")
     @classmethod
     def _different(cls, value: list[str]) -> list[str]:
-        twice = sorted({name for name in value if value.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} is listed twice")
+        try:
+            expand_all(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @model_validator(mode="after")
@@ -189,8 +204,8 @@ class RunConfig(_Section):
         return self
 
     def defense_specs(self) -> list[str]:
-        """The defenses to run, the undefended baseline first unless it is switched off."""
-        rest = [spec for spec in self.defenses if spec != "none"]
+        """The defenses to run, sweeps expanded, the undefended baseline first unless it is switched off."""
+        rest = [spec for spec in expand_all(self.defenses) if spec != "none"]
         return ["none", *rest] if self.baseline or "none" in self.defenses else rest
 
     def attacked_rounds(self) -> list[int]:

@@ -25,6 +25,7 @@ from fl_audit.reports.schema import (
     ThreatModel,
     UnitFacts,
 )
+from fl_audit.run.baseline import baseline_words
 from fl_audit.run.check import Units, granted_names
 from fl_audit.run.config import SCENARIO_WORDS, SCENARIOS, RunConfig
 from fl_audit.run.folder import RunFolder, slugs
@@ -124,6 +125,7 @@ def run_facts(
         ),
         metrics=[metric_facts(metric, name) for name, metric in metrics.items()],
         how_to_repeat=shlex.join(["fl-audit", *manifest["command"][1:]]),
+        baseline_from=baseline_words(manifest),
         versions=package_versions() | {"fl-audit": manifest["fl_audit"]["version"]},
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fl_audit.core.captures import list_captures
-from fl_audit.core.errors import CaptureError
+from fl_audit.core.errors import AuditError, CaptureError
 from fl_audit.core.files import read_tensors, write_tensors
 from fl_audit.core.seeding import derive_seed
 from fl_audit.core.units import ImageData
@@ -36,11 +36,23 @@ class NegativeControl:
 
 
 def write_pool(folder: RunFolder, data: ImageData, held_out: Tensor) -> None:
-    """Keep held-out images beside the truth, so that grading needs no data set."""
-    rows = held_out[:POOL_LIMIT]
-    write_tensors(
-        folder.truth / "pool.safetensors", {"images": data.images[rows], "labels": data.labels[rows]}
-    )
+    """Keep held-out images beside the truth, so that grading needs no data set.
+
+    Raises:
+        AuditError: other images are there already. The data set is not what it was when this run began, or
+            in the run that its baseline was taken from, and what was captured since would not be comparable.
+    """
+    path, rows = folder.truth / "pool.safetensors", held_out[:POOL_LIMIT]
+    pool = {"images": data.images[rows], "labels": data.labels[rows]}
+    if path.is_file():
+        before = read_tensors(path)
+        if before.keys() != pool.keys() or not all(torch.equal(before[name], pool[name]) for name in pool):
+            raise AuditError(
+                f"the data set is not what it was when {path} was written: its held-out images differ. "
+                "Restore it, or start a run of its own in a new folder"
+            )
+        return
+    write_tensors(path, pool)
 
 
 def negative_control(folder: RunFolder, config: RunConfig, units: Mapping[str, Metric]) -> NegativeControl:

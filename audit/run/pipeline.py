@@ -10,6 +10,7 @@ from fl_audit.core.progress import Progress
 from fl_audit.reports import build_reports
 from fl_audit.reports.schema import Summary
 from fl_audit.run.attack_stage import attack_captures, pick_device
+from fl_audit.run.baseline import check_baseline, copy_baseline
 from fl_audit.run.check import check_names
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder
@@ -18,7 +19,13 @@ from fl_audit.run.load import dump_config
 from fl_audit.run.manifest import write_manifest
 
 
-def start_run(config: RunConfig, root: Path, command: list[str], device: str | None = None) -> RunFolder:
+def start_run(
+    config: RunConfig,
+    root: Path,
+    command: list[str],
+    device: str | None = None,
+    baseline_from: Path | None = None,
+) -> RunFolder:
     """Check everything the configuration names, then make the run folder.
 
     Args:
@@ -26,9 +33,10 @@ def start_run(config: RunConfig, root: Path, command: list[str], device: str | N
         root: a new or empty folder.
         command: the command line, for the manifest.
         device: overrides the configured one.
+        baseline_from: a run whose undefended baseline and controls are taken over.
 
     Raises:
-        ConfigError: a name, a number or the folder is wrong; nothing was written.
+        ConfigError: a name, a number, a folder or that other run is wrong; nothing was written.
     """
     from fl_audit.federation import defended_strategy
 
@@ -42,11 +50,14 @@ def start_run(config: RunConfig, root: Path, command: list[str], device: str | N
             learning_rate=config.training.learning_rate,
         )
     chosen = pick_device(device or config.attack.device)
+    source = None if baseline_from is None else check_baseline(config, baseline_from)
     folder = RunFolder.create(root)
     text = dump_config(config)
     write_text(folder.config, text)
     run_id = hashlib.sha256(text.encode()).hexdigest()[:12]
     write_manifest(folder.manifest, config, run_id, command, str(chosen))
+    if source is not None:
+        copy_baseline(source, folder, config)
     return folder
 
 

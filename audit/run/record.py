@@ -1,5 +1,6 @@
 """What the capture stage measured of one defense's federation; written last, the sign that it is complete."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -8,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.training import Exposure
 from fl_audit.core.units import Defense, PrivacySpent
-from fl_audit.reports.schema import ClientFacts, DefenseFacts, Utility
+from fl_audit.reports.schema import ClientFacts, DefenseFacts, SeenRound, Utility
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder, slugs
+from fl_audit.run.seen import seen_by_client
 from fl_audit.strategies.defenses import defenses
 
 DELTA = 1e-5
@@ -43,7 +45,10 @@ def defense_facts(folder: RunFolder, config: RunConfig) -> list[DefenseFacts]:
         CaptureError: a federation has not finished, or its record is damaged.
     """
     return [
-        _facts(spec, slug, defenses.create(spec), _read(folder.federation(slug)))
+        _with_seen(
+            _facts(spec, slug, defenses.create(spec), _read(folder.federation(slug))),
+            seen_by_client(folder, slug),
+        )
         for spec, slug in slugs(config.defense_specs()).items()
     ]
 
@@ -88,6 +93,12 @@ def _spent(defense: Defense, record: FederationRecord, client: ClientFacts) -> P
     if whole is not None or client.client >= len(record.exposures):
         return whole
     return defense.example_privacy(record.exposures[client.client], rounds=rounds, delta=DELTA)
+
+
+def _with_seen(facts: DefenseFacts, seen: Mapping[int, list[SeenRound]]) -> DefenseFacts:
+    """The facts with what the server saw of each client's attacked updates."""
+    clients = [client.model_copy(update={"seen": seen.get(client.client, [])}) for client in facts.clients]
+    return facts.model_copy(update={"clients": clients})
 
 
 def _finite(value: float) -> float | None:

@@ -172,7 +172,7 @@ def clients(
                 optimiser.step()
         sent = {key: value.numpy() for key, value in start.items()}
         back = {key: value.detach().clone().numpy() for key, value in model.state_dict().items()}
-        arrays = defense.apply(sent, back, rng=numpy_generator(0, "defense", number))
+        arrays = defense.apply(sent, back, rng=numpy_generator(0, "defense", number), state={})
         received = {key: torch.from_numpy(value) for key, value in arrays.items()}
         model.load_state_dict(start)
         update = Update(CaptureKey("none", 1, number), number, start, received, {}, {"num-examples": size})

@@ -108,7 +108,7 @@ def test_a_chain_has_the_guarantee_of_its_member_and_refuses_what_voids_it() -> 
 @pytest.mark.parametrize("spec", TRAINING)
 def test_the_update_leaves_as_it_was_trained(spec: str) -> None:
     received = {"w": np.ones(3, np.float32), "n": np.asarray(3)}
-    out = defenses.create(spec).apply({}, received, rng=np.random.default_rng(0))
+    out = defenses.create(spec).apply({}, received, rng=np.random.default_rng(0), state={})
     assert out == received
     assert out is not received
 

@@ -1,4 +1,4 @@
-"""What went wrong, and what the server saw in clear besides the updates."""
+"""What went wrong, as rows of a table."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,13 +28,6 @@ def problems(summary: Summary, client: int | None = None) -> list[Problem]:
         if client is None or entry.client == client
         for problem in sorted(_problems(defense, entry), key=lambda problem: problem.round)
     ]
-
-
-def in_clear(summary: Summary) -> list[str]:
-    """Names of what replies told besides the update."""
-    return sorted(
-        {name for defense in summary.defenses for client in defense.clients for name in client.in_clear}
-    )
 
 
 def _problems(defense: DefenseSummary, entry: ClientSummary) -> Iterator[Problem]:
