@@ -104,7 +104,13 @@ def test_what_noise_has_drowned_is_not_inverted_layer_by_layer(monkeypatch: pyte
     case = make_case(labels=(1,))
     assert "auto chose r-gap" in said(run(case))
     assert begun == [1]
-    assert "r-gap" not in said(run(noisy(case, 30.0)))
+    size = 10 * torch.cat([value.flatten() for value in case.update.delta().values()]).abs().mean()
+    noise = torch.Generator().manual_seed(0)
+    drowned = {
+        name: value + size * torch.randn(value.shape, generator=noise)
+        for name, value in case.update.received.items()
+    }
+    assert "r-gap" not in said(run(replace(case, update=replace(case.update, received=drowned))))
     assert begun == [1]
 
 

@@ -73,13 +73,13 @@ def layer_of(
     embeddings = random(images, features, seed=1).abs()
     weight = (0.5 * random(classes, features, seed=2)).requires_grad_()
     offset = (0.1 * random(classes, seed=3)).requires_grad_()
-    cross_entropy(embeddings @ weight.T + offset, labels).backward()
-    assert weight.grad is not None
+    loss = cross_entropy(embeddings @ weight.T + offset, labels)
+    of_weight, of_offset = torch.autograd.grad(loss, (weight, offset))
     layer = LastLayer(
         weight=weight.detach(),
         bias=offset.detach(),
-        weight_gradient=weight.grad,
-        bias_gradient=offset.grad if bias else None,
+        weight_gradient=of_weight,
+        bias_gradient=of_offset if bias else None,
         embeddings=random(40, features, seed=4).abs(),
     )
     return layer, embeddings
@@ -150,8 +150,8 @@ def test_moments_against_loops_and_finite_differences() -> None:
     for c in range(classes):
         assert torch.allclose(mean[c], expected(c, none))
         parts = [statistic(c, p, none) - mean[c] for p in range(points)]
-        spread = sum(weights[c, p] * torch.outer(part, part) for p, part in enumerate(parts))
-        assert torch.allclose(covariance[c], spread)
+        spread = torch.stack([weights[c, p] * torch.outer(part, part) for p, part in enumerate(parts)])
+        assert torch.allclose(covariance[c], spread.sum(0))
         for k, unit in enumerate(1e-6 * torch.eye(classes, dtype=torch.float64)):
             assert torch.allclose(slopes[c, :, k], (expected(c, unit) - expected(c, -unit)) / 2e-6, atol=1e-7)
 

@@ -1,6 +1,7 @@
 """breaching's side of `against_breaching.py`: run by breaching's own Python, without fl-audit.
 
-Its environment, apart from fl-audit's: ``pip install breaching==0.1.2 torch==2.15.0 torchvision==0.29.2``.
+Its environment, apart from fl-audit's: ``pip install breaching==0.1.2 torch==2.14.1 torchvision==0.29.1``,
+or with the pair of torch and torchvision of our own environment.
 Imports and attacks run as released there; nothing in the package is changed or patched. Two of its habits
 are worked around here: its server object draws new weights, so payloads are built by hand, and its
 ``deepleakage`` preset optimises labels jointly and refuses given ones, for which its own error message

@@ -23,6 +23,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # it is run as a script
@@ -116,7 +117,8 @@ def main() -> int:
         model = architecture(built, arguments.width)
         tasks = [task(model, images[n : n + 1], labels[n : n + 1], n) for n in range(counts[-1])]
         ours(attack, tasks[:1], images, device)  # warms up
-        rows, reached = [], []
+        rows: list[Measured] = []
+        reached: list[float] = []
         for count in counts:
             row, reached = ours(attack, tasks[:count], images, device)
             rows.append(row)
@@ -127,7 +129,10 @@ def main() -> int:
             theirs = one_by_one(breaching, built, some, images, labels, reached, arguments.their_iterations)
             sys.stdout.write(compared(rows[-1], theirs) + "\n")
     if arguments.out:
-        record = {"settings": {**vars(arguments), "out": None, "plot": None}, "card": card(device)}
+        record: dict[str, Any] = {
+            "settings": {**vars(arguments), "out": None, "plot": None},
+            "card": card(device),
+        }
         record |= {"ours": [asdict(row) for row in rows], "breaching": theirs and asdict(theirs)}
         arguments.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if arguments.plot:
