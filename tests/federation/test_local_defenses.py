@@ -24,7 +24,7 @@ from fl_audit.run.grants import grant, read_knowledge, write_grant
 from fl_audit.run.record import FederationRecord, defense_facts, write_record
 from fl_audit.strategies.defenses import defenses
 from tests.federation.toy import NumpyClients, TinySpec, toy_spec
-from tests.strategies.test_training_defenses import TRAINING
+from tests.strategies.training_cases import TRAINING
 
 STEP = Training(learning_rate=0.5, batch_size=4, train_mode=True)
 
