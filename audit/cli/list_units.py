@@ -116,6 +116,8 @@ def _details(unit: type[Unit]) -> list[str]:
         default = "required" if field.is_required() else f"default {field.default!r}"
         lines.append(f"  {name}: {field.description or ''} ({default})")
     for attribute, label in (
+        ("acts_on", "acts on"),
+        ("excludes", "not together with"),
         ("works", "works for"),
         ("max_images", "images at most"),
         ("better", "closer to the original is"),

@@ -3,13 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from fl_audit.core.registry import Unit
+from fl_audit.core.training import TrainingHooks
 
 Arrays = Mapping[str, np.ndarray]
+
+ActsOn = Literal["update", "training", "server"]
+"""What a defense acts on: the update before it leaves, the client's own training, or the server."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,28 @@ class ModelSpec(Unit, ABC):
         """
 
 
-class Defense(Unit, ABC):
-    """What a client does to its update before it leaves. Works on arrays, knows nothing of Flower."""
+class Defense(TrainingHooks, Unit, ABC):
+    """What protects a client: in its local training (`TrainingHooks`), or on what leaves it (`apply`).
 
-    @abstractmethod
+    Knows nothing of Flower. One that acts on training cannot act on an app whose training is not ours.
+    """
+
+    acts_on: ClassVar[ActsOn] = "update"
+
+    paper: ClassVar[str] = ""
+    """Where it comes from."""
+
+    excludes: ClassVar[frozenset[str]] = frozenset()
+    """Names of defenses that it cannot be combined with: they would void what it promises."""
+
     def apply(self, sent: Arrays, received: Arrays, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The arrays that leave the client, given the model it was sent and the one it trained.
 
-        Names, shapes and dtypes are those of ``received``. Must not change its arguments.
+        Names, shapes and dtypes are those of ``received``, which leaves as it is by default. Must not change
+        its arguments.
         """
+        del sent, rng
+        return dict(received)
 
     def privacy(self, *, rounds: int, delta: float) -> "PrivacySpent | None":
         """Epsilon after ``rounds`` participations at ``delta``, or None if there is no guarantee."""

@@ -4,7 +4,8 @@ from fl_audit.federation._env import guard
 
 guard()  # before anything imports flwr
 
-from fl_audit.federation.flower_strategies import (  # noqa: E402  # the guard comes first
+from fl_audit.core.training import Training  # noqa: E402  # the guard comes first
+from fl_audit.federation.flower_strategies import (  # noqa: E402
     create_strategy,
     strategy_names,
     strategy_summary,
@@ -16,7 +17,6 @@ from fl_audit.federation.spec import (  # noqa: E402
     FederationResult,
     FederationSpec,
     RoundUtility,
-    Training,
 )
 from fl_audit.federation.wrapped import WrappedClientApp  # noqa: E402
 

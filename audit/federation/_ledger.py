@@ -7,9 +7,8 @@ from pathlib import Path
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fl_audit.core.captures import write_truth
+from fl_audit.core.captures import write_truth, write_unavailable
 from fl_audit.core.errors import FederationError
-from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth
 from fl_audit.federation.spec import ClientProblem, FederationSpec, RoundUtility
 from fl_audit.federation.truth import locate, take
@@ -62,7 +61,7 @@ class Ledger:
     def _seal(self, key: CaptureKey, truth: GroundTruth | str) -> None:
         if isinstance(truth, str):
             self.truth_unavailable.append(ClientProblem(key.round, key.client, truth))
-            write_json(self._root / key.defense / f"{key.stem}.json", {"unavailable": truth})
+            write_unavailable(self._root, key, truth)
             return
         images = self._spec.data.images[self._spec.train_indices(key.client)]
         write_truth(self._root, key, locate(truth, images))

@@ -6,13 +6,20 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fl_audit.core.seeding import seeded_globals, torch_generator
+from fl_audit.core.training import TrainingHooks
 from fl_audit.federation._shared import Shared
 from fl_audit.federation.spec import FederationSpec
 from fl_audit.federation.training import evaluate, train
 
 
-def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
-    """The app that every client runs; ``partition-id`` of its node says which client it is."""
+def make_client_app(shared: Shared[FederationSpec], defense: TrainingHooks | None = None) -> ClientApp:
+    """The app that every client runs; ``partition-id`` of its node says which client it is.
+
+    Args:
+        shared: the federation; architecture and settings are those under the defense.
+        defense: acts on local training; None: nothing does.
+    """
+    hooks = defense or TrainingHooks()
     app = ClientApp()
 
     @app.train()
@@ -25,15 +32,20 @@ def make_client_app(shared: Shared[FederationSpec]) -> ClientApp:
         rows = spec.train_indices(client)
         with seeded_globals(spec.seed, "client", number, client):  # dropout draws from the global generator
             model = _model(spec, message)
-            loss, used = train(
+            trained = train(
                 model,
                 spec.data.images[rows].to(spec.device),
                 spec.data.labels[rows].to(spec.device),
                 spec.training,
                 torch_generator(spec.seed, "batches", number, client),
+                num_classes=len(spec.data.classes),
+                defense=hooks,
+                rng=torch_generator(spec.seed, "local-defense", number, client),
                 proximal_mu=float(mu),
             )
-        metrics = MetricRecord({"num-examples": used, "train_loss": loss})
+        metrics = MetricRecord({"num-examples": trained.images})
+        if trained.loss is not None:
+            metrics["train_loss"] = trained.loss
         return Message(
             RecordDict({"arrays": ArrayRecord(model.cpu().state_dict()), "metrics": metrics}),
             reply_to=message,

@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fl_audit.core.defended import DefendedModel
+from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.units import Defense
@@ -37,8 +40,8 @@ def run_federation(
     """Train a federation; its captures go to ``out/captures/SLUG``, the sealed truth to ``out/truth/SLUG``.
 
     Args:
-        spec: the federation.
-        defense: what every client does to its update before it leaves.
+        spec: the federation, as it is configured: what the defense changes of it is changed here.
+        defense: what every client does in its training, and to its update before it leaves.
         defense_slug: folder name for this defense.
         out: run folder.
         progress: display; it is told of each finished round, stage and label are the caller's.
@@ -50,10 +53,17 @@ def run_federation(
         Utility, failures, participation and the final model.
 
     Raises:
-        ConfigError: the strategy is unknown or does not take its parameters.
+        ConfigError: the strategy is unknown or does not take its parameters, or the defense acts on the
+            training of our own client app and another one is given.
         FederationError: every client failed in a round, or the engine failed.
     """
+    if client_app is not None and defense.acts_on_training:
+        raise ConfigError(
+            f"defense {defense.name!r} acts inside local training, which is the app's own here. Choose one "
+            "that acts on the update, e.g. dp, or write it into the app"
+        )
     progress = progress or Progress()
+    spec = under(spec, defense)
     strategy = create_strategy(
         spec.strategy,
         clients=spec.clients,
@@ -65,7 +75,7 @@ def run_federation(
     ledger = Ledger(spec, out / "truth")
     recorder = Recorder(out, defense=defense_slug, keep=attack_filter)
     stop = threading.Event() if spec.engine == "ray" else None
-    inner = client_app or make_client_app(Shared(spec))
+    inner = client_app or make_client_app(Shared(spec), defense)
     client = WrappedClientApp(inner, defense, seed=spec.seed, keep=attack_filter)
     server = make_server_app(
         spec, strategy, model, recorder=recorder, ledger=ledger, progress=progress, stop=stop
@@ -92,8 +102,17 @@ def run_federation(
     )
 
 
+def under(spec: FederationSpec, defense: Defense) -> FederationSpec:
+    """The same federation with the architecture and the settings that it has under ``defense``."""
+    return replace(
+        spec,
+        model=DefendedModel(base=spec.model, defense=defense),
+        training=defense.training(spec.training),
+    )
+
+
 def initial_model(spec: FederationSpec) -> nn.Module:
-    """The model that round 1 starts from: the same for every defense of a run."""
+    """The model that round 1 starts from: the same for every defense of a run with this architecture."""
     with seeded_globals(spec.seed, "model"):
         model = spec.model.build(spec.data.image_shape, len(spec.data.classes))
     return model.to(torch.device(spec.device))

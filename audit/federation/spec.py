@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.core.training import Training
 from fl_audit.core.units import ImageData, ModelSpec
 
 
@@ -24,40 +25,6 @@ class Splits(Protocol):
     @property
     def held_out(self) -> Tensor:
         """What no client holds; utility is measured on it."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """How every client trains locally, by SGD.
-
-    Attributes:
-        learning_rate: step size.
-        momentum: heavy-ball factor in [0, 1).
-        weight_decay: L2 factor.
-        batch_size: images in one step; a client with fewer images takes all it has.
-        local_steps: optimiser steps in one round, over reshuffled epochs; exactly one of this and
-            ``local_epochs`` is set.
-        local_epochs: passes over the client's images in one round.
-        train_mode: whether the model is in train mode (batch norm by batch statistics, dropout on).
-    """
-
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    batch_size: int = 4
-    local_steps: int | None = 1
-    local_epochs: int | None = None
-    train_mode: bool = False
-
-    def __post_init__(self) -> None:
-        _check("learning_rate", self.learning_rate, self.learning_rate > 0, "over 0")
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
-        _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-        if (self.local_steps is None) == (self.local_epochs is None):
-            raise ConfigError("expected exactly one of local_steps and local_epochs")
-        length = self.local_steps if self.local_epochs is None else self.local_epochs
-        _check("local_steps or local_epochs", length, length is not None and length >= 1, "at least 1")
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,45 @@
 """What a client computes: local SGD and evaluation. PyTorch only."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_audit.federation.spec import Training
+from fl_audit.core.captures import NO_IMAGES
+from fl_audit.core.training import Batch, Learner, Training, TrainingHooks
+from fl_audit.federation.witness import report_batch, report_nothing
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a client can say of its training.
+
+    Attributes:
+        loss: mean over the steps; None where clients do not tell.
+        images: how many different images were used; all that there are where clients do not tell.
+    """
+
+    loss: float | None
+    images: int
 
 
 def batches(count: int, training: Training, generator: torch.Generator) -> Iterator[Tensor]:
     """Index batches of one round's local training over ``count`` images, int64 ``(b,)`` each.
 
-    Every epoch is a new permutation; its last batch may be smaller.
+    Every epoch is a new permutation; its last batch may be smaller. With Poisson sampling, batches are of
+    every size, none included.
     """
-    size = min(training.batch_size, count)
-    per_epoch = math.ceil(count / size)
-    left = training.local_steps if training.local_epochs is None else training.local_epochs * per_epoch
-    remaining = left or 0
+    remaining = training.steps(count)
+    if training.sampling == "poisson":
+        for _ in range(remaining):
+            yield torch.nonzero(torch.rand(count, generator=generator) < training.rate(count)).flatten()
+        return
     while remaining > 0:
-        epoch = torch.split(torch.randperm(count, generator=generator), size)[:remaining]
+        order = torch.randperm(count, generator=generator)
+        epoch = torch.split(order, min(training.batch_size, count))[:remaining]
         yield from epoch
         remaining -= len(epoch)
 
@@ -32,44 +51,77 @@ def train(
     training: Training,
     generator: torch.Generator,
     *,
+    num_classes: int,
+    defense: TrainingHooks,
+    rng: torch.Generator,
     proximal_mu: float = 0.0,
-) -> tuple[float, int]:
+) -> Trained:
     """Train ``model`` in place by SGD on the mean cross-entropy of each batch.
 
     Args:
         model: maps images to logits.
         images: float32 ``(N, C, H, W)`` in [0, 1], on the model's device.
         labels: int64 ``(N,)``.
-        training: how.
+        training: how, after the defense's own settings.
         generator: draws the batches.
+        num_classes: classes of the federation.
+        defense: acts on batches, gradients and steps.
+        rng: what the defense draws from, on the CPU.
         proximal_mu: FedProx's weight of the squared distance to the model as sent (arXiv:1812.06127).
-
-    Returns:
-        Mean loss over the steps, and how many different images were used.
     """
-    parameters = list(model.parameters())
-    start = [parameter.detach().clone() for parameter in parameters] if proximal_mu > 0 else []
     optimizer = torch.optim.SGD(
-        parameters,
+        model.parameters(),
         lr=training.learning_rate,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )
+    if proximal_mu > 0:
+        optimizer.register_step_pre_hook(_pull(model, proximal_mu))
     model.train(training.train_mode)
+    learner = defense.begin(Learner(model, optimizer, training, images, labels, num_classes), rng=rng)
     used: set[int] = set()
     losses: list[float] = []
     for rows in batches(len(images), training, generator):
-        at = rows.to(images.device)
-        loss = functional.cross_entropy(model(images[at]), labels[at])
-        objective = loss
-        for parameter, origin in zip(parameters if start else [], start, strict=True):
-            objective = objective + proximal_mu / 2 * (parameter - origin).square().sum()
-        optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
+        learner.optimizer.zero_grad()
+        if len(rows):
+            at = rows.to(images.device)
+            losses.append(_backward(learner, Batch(images[at], labels[at], images[at]), defense, rng))
+        else:
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        learner.optimizer.step()
         used.update(rows.tolist())
-        losses.append(loss.item())
-    return sum(losses) / len(losses), len(used)
+    if not used:
+        report_nothing(NO_IMAGES)
+    if training.sampling == "poisson":
+        return Trained(None, len(images))
+    return Trained(sum(losses) / len(losses), len(used))
+
+
+def _backward(learner: Learner, drawn: Batch, defense: TrainingHooks, rng: torch.Generator) -> float:
+    """Leave the gradients of one batch in the parameters; its mean loss."""
+    batch = defense.batch(drawn, learner, rng=rng)
+    report_batch(batch.images, batch.originals)
+    loss = functional.cross_entropy(learner.model(batch.images), batch.labels)
+    defense.objective(loss, learner, batch).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    parameters = dict(learner.model.named_parameters())
+    found = {name: value.grad for name, value in parameters.items() if value.grad is not None}
+    for name, gradient in defense.gradients(found, learner, batch).items():
+        parameters[name].grad = gradient
+    return loss.item()
+
+
+def _pull(model: nn.Module, mu: float) -> Callable[..., None]:
+    """A hook that adds the gradient of FedProx's term just before a step, whoever made the rest."""
+    origins = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+
+    def add(*step: Any) -> None:
+        del step
+        for parameter, origin in origins:
+            if parameter.grad is not None:
+                parameter.grad += mu * (parameter.detach() - origin)
+
+    return add
 
 
 @torch.no_grad()

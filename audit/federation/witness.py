@@ -7,6 +7,7 @@ inside the training function do not. Nothing is changed: results are the same to
 """
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,10 +37,11 @@ _LOSSES: frozenset[Callable[..., Any]] = frozenset(
 
 @dataclass
 class _Call:
-    """One call of a root module with gradient."""
+    """One call of a root module with gradient; ``originals`` is what a person would recognise in it."""
 
     images: Tensor
     train_mode: bool
+    originals: Tensor | None = None
     labels: Tensor | None = None
     differentiated: bool = False
 
@@ -52,11 +54,37 @@ class _Step:
     settings: Settings
 
 
+def report_batch(images: Tensor, originals: Tensor) -> None:
+    """Tell whoever watches that the model is about to see ``images`` in place of ``originals``.
+
+    For a client that transforms its images: what counts as leaked is the image that a person would recognise.
+    Both are float32 ``(N, C, H, W)`` in [0, 1].
+    """
+    seen = _watching.get()
+    if seen is not None:
+        seen.told = _copy(images), _copy(originals)
+
+
+def report_nothing(reason: str) -> None:
+    """Tell whoever watches why no image was used."""
+    seen = _watching.get()
+    if seen is not None:
+        seen.nothing = reason
+
+
 @dataclass
 class Witness:
-    """What was seen. Use as ``with Witness() as seen: train()``, then ask `truth`."""
+    """What was seen. Use as ``with Witness() as seen: train()``, then ask `truth`.
+
+    Attributes:
+        steps: the optimiser steps that images fed.
+        told: images that are about to be seen, and the originals that they stand for.
+        nothing: why no image was used, where the client says so.
+    """
 
     steps: list[_Step] = field(default_factory=list)
+    told: tuple[Tensor, Tensor] | None = None
+    nothing: str = "no optimiser step on a model's output was seen: this way of training cannot be watched"
     _open: list[_Call] = field(default_factory=list)
     _depth: int = 0
     _entered: tuple[Tensor, ...] = ()
@@ -71,6 +99,7 @@ class Witness:
         for hook in hooks:
             self._stack.callback(hook.remove)
         self._stack.enter_context(_Losses(self._on_loss))
+        self._stack.callback(_watching.reset, _watching.set(self))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -79,7 +108,7 @@ class Witness:
     def truth(self) -> GroundTruth | str:
         """The images, labels and details of this training, or why they are not to be had."""
         if not self.steps:
-            return "no optimiser step on a model's output was seen: this way of training cannot be watched"
+            return self.nothing
         pairs = [(call, number) for number, step in enumerate(self.steps) for call in step.calls]
         for call, _ in pairs:
             problem = _problem(call)
@@ -88,7 +117,9 @@ class Witness:
         if len({call.images.shape[1:] for call, _ in pairs}) > 1:
             return "the inputs of one round differ in shape"
         return GroundTruth(
-            images=torch.cat([call.images for call, _ in pairs]),
+            images=torch.cat(
+                [call.images if call.originals is None else call.originals for call, _ in pairs]
+            ),
             labels=torch.cat([call.labels for call, _ in pairs if call.labels is not None]),
             steps=torch.cat([torch.full((len(c.images),), n, dtype=torch.int64) for c, n in pairs]),
             indices=torch.full((sum(len(call.images) for call, _ in pairs),), -1, dtype=torch.int64),
@@ -117,9 +148,13 @@ class Witness:
             return  # an evaluation, a loss module, or a module that failed
         entered = entered or _images(kwargs.values())
         if entered:
-            call = _Call(entered[0], module.training)
+            call = _Call(entered[0], module.training, self._originals(entered[0]))
             self._open.append(call)
             result.register_hook(lambda _: setattr(call, "differentiated", True))  # type: ignore[no-untyped-call]  # torch
+
+    def _originals(self, images: Tensor) -> Tensor | None:
+        told = self.told
+        return told[1] if told is not None and torch.equal(told[0], images) else None
 
     def _on_loss(self, target: Any) -> None:
         if isinstance(target, Tensor) and torch.is_grad_enabled():
@@ -133,6 +168,9 @@ class Witness:
         if calls:
             self.steps.append(_Step(calls, read_settings(optimizer)))
             self._open.clear()
+
+
+_watching: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witness", default=None)
 
 
 class _Losses(TorchFunctionMode):
@@ -154,13 +192,24 @@ class _Losses(TorchFunctionMode):
 def _images(values: Any) -> tuple[Tensor, ...]:
     """Copies of those floating-point tensors among ``values`` that come from outside the graph."""
     return tuple(
-        value.detach().to("cpu", torch.float32, copy=True)
+        _copy(value)
         for value in values
         if isinstance(value, Tensor)
         and value.is_floating_point()
         and value.grad_fn is None
         and value.ndim > 1
+        and not _inside_functorch(value)
     )
+
+
+def _inside_functorch(value: Tensor) -> bool:
+    """Whether a function transform of torch made this tensor: a client's own analysis, not its training."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return wrapped
+
+
+def _copy(images: Tensor) -> Tensor:
+    return images.detach().to("cpu", torch.float32, copy=True)
 
 
 def _differentiable(output: Any) -> Tensor | None:

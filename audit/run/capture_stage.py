@@ -10,9 +10,11 @@ from dataclasses import replace
 import torch
 
 from fl_audit.core.captures import list_captures, read_truth, read_update
+from fl_audit.core.defended import DefendedModel
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import seeded_globals
+from fl_audit.core.training import Exposure
 from fl_audit.core.types import GroundTruth, Scalar
 from fl_audit.core.units import ImageData
 from fl_audit.data import Splits, client_splits
@@ -56,8 +58,16 @@ def capture_run(folder: RunFolder, config: RunConfig, progress: Progress, device
         _capture(folder, config, units, federation, spec, named[spec], progress)
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
-        first = next(iter(named.values()))
-        capture_control(folder, config, first, data, splits.held_out, units.model)
+        first, slug = next(iter(named.items()))
+        capture_control(
+            folder,
+            config,
+            slug,
+            data,
+            splits.held_out,
+            DefendedModel(base=units.model, defense=units.defenses[first]),
+            altered_by=_altered_by(units, first),
+        )
 
 
 def _federation(
@@ -123,6 +133,7 @@ def _capture(
             model=config.model,
             num_classes=len(federation.data.classes),
             image_shape=federation.data.image_shape,
+            altered_by=_altered_by(units, spec),
         )
         write_grant(folder.knowledge_file(key), granted)
     for problem in result.failures:
@@ -131,11 +142,14 @@ def _capture(
         progress.note(
             f"{spec}: no truth of client {problem.client} in round {problem.round}: {problem.reason}"
         )
-    write_record(folder.federation(slug), _record(result, config.federation.clients, in_clear))
+    training = units.defenses[spec].training(federation.training)
+    held = [len(federation.train_indices(client)) for client in range(config.federation.clients)]
+    exposures = [Exposure(rate=training.rate(n), steps=training.steps(n)) for n in held]
+    write_record(folder.federation(slug), _record(result, exposures, in_clear))
 
 
 def _record(
-    result: FederationResult, clients: int, in_clear: dict[int, dict[str, Scalar]]
+    result: FederationResult, exposures: list[Exposure], in_clear: dict[int, dict[str, Scalar]]
 ) -> FederationRecord:
     rounds = [
         UtilityRound(
@@ -165,14 +179,22 @@ def _record(
                     if failure.client == client
                 ],
             )
-            for client in range(clients)
+            for client in range(len(exposures))
         ],
+        exposures=exposures,
     )
+
+
+def _altered_by(units: Units, spec: str) -> str | None:
+    """The defense, where it makes another architecture of the model."""
+    return spec if units.defenses[spec].reshapes else None
 
 
 def _write_scene(folder: RunFolder, config: RunConfig, units: Units, data: ImageData) -> None:
     with seeded_globals(config.seed, "scene"):
         model = units.model.build(data.image_shape, len(data.classes))
+        for defense in units.defenses.values():  # one that cannot act on this model says so before any work
+            DefendedModel(base=units.model, defense=defense).build(data.image_shape, len(data.classes))
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     write_scene(folder, config, units, data, count)
 

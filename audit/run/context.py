@@ -13,10 +13,10 @@ from fl_audit.core.files import read_tensors
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import CaptureKey, GroundTruth
 from fl_audit.metrics import Context, Metric
-from fl_audit.models import models
 from fl_audit.reports.schema import DatasetFacts
+from fl_audit.run.architecture import architecture
 from fl_audit.run.config import RunConfig
-from fl_audit.run.folder import CONTROL, RunFolder
+from fl_audit.run.folder import CONTROL, RunFolder, slugs
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ContextReader:
 
     Args:
         folder: the run folder.
-        config: names the model.
+        config: names the model, and the defenses that may alter it.
         dataset: shape and classes.
         units: the metrics; what none of them wants is not read.
     """
@@ -36,6 +36,9 @@ class ContextReader:
     ) -> None:
         self._folder = folder
         self._model_name = config.model
+        specs = config.defense_specs()
+        # The control starts from the weights of the first federation.
+        self._defenses = {slug: spec for spec, slug in slugs(specs).items()} | {CONTROL: specs[0]}
         self._dataset = dataset
         self._wanted = frozenset[str]().union(*(unit.wants | unit.uses for unit in units))
         self._pool = _pool(folder) if self._wanted & {"others", "prior"} else None
@@ -69,7 +72,8 @@ class ContextReader:
         weights = read_sent(self._folder.captures, key)
         try:
             with seeded_globals(0, "architecture"):  # the weights drawn here are replaced
-                model = models.create(self._model_name).build(self._dataset.shape, len(self._dataset.classes))
+                spec = architecture(self._model_name, self._defenses.get(key.defense))
+                model = spec.build(self._dataset.shape, len(self._dataset.classes))
             model.load_state_dict(weights)
         except (AuditError, ImportError, RuntimeError) as error:
             # A copied run folder is graded where a user's own model need not be; the rest is measured.

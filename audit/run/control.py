@@ -23,7 +23,14 @@ from fl_audit.run.grants import grant, write_grant
 
 
 def capture_control(
-    folder: RunFolder, config: RunConfig, slug: str, data: ImageData, pool: torch.Tensor, model: ModelSpec
+    folder: RunFolder,
+    config: RunConfig,
+    slug: str,
+    data: ImageData,
+    pool: torch.Tensor,
+    model: ModelSpec,
+    *,
+    altered_by: str | None = None,
 ) -> None:
     """Write the control's captures, truth and grants.
 
@@ -33,7 +40,8 @@ def capture_control(
         slug: the defense whose rounds provide the weights (the baseline where there is one).
         data: the data set.
         pool: indices of the held-out images, int64 ``(M,)``.
-        model: the architecture.
+        model: the architecture, as that defense has it.
+        altered_by: the defense where that is another one than configured.
     """
     chosen = numpy_generator(config.seed, "control").permutation(_with_contrast(data, pool).numpy())
     weights = {key.round: key for key in reversed(list_captures(folder.captures, slug))}
@@ -53,6 +61,7 @@ def capture_control(
                 model=config.model,
                 num_classes=len(data.classes),
                 image_shape=data.image_shape,
+                altered_by=altered_by,
             )
             write_grant(folder.knowledge_file(key), granted)
     write_json(

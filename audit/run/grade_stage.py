@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import read_truth, read_update
+from fl_audit.core.captures import NoImages, read_truth, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
@@ -53,6 +53,7 @@ class _Graded:
     scores: dict[str, Scores]
     client_failed: bool
     reason: str | None
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,15 @@ def _without_unmeasured(facts: RunFacts, findings: Sequence[Finding]) -> RunFact
 
 
 def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: ContextReader) -> _Graded:
-    truth, result, reason = None, Reconstruction("failed"), None
+    truth, result, reason, empty = None, Reconstruction("failed"), None, False
     try:
         result = read_reconstruction(job.folder)
     except CaptureError as error:
         reason = f"not attacked: {error}" if job.result.exists() else "not attacked yet"
     try:
         truth = read_truth(folder.truth, job.key).unique()
+    except NoImages:
+        empty = True
     except CaptureError as error:
         reason = reason or result.reason or f"no ground truth to grade against: {error}"
     reason = reason or result.reason
@@ -135,7 +138,7 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
             partner = match(truth.images, result.images)
             scores = _scores(truth.images, result.images, partner, units, contexts.read(job.key, truth))
     client_failed = reason is not None and _client_failed(folder, job.key)
-    return _Graded(job, truth, result, partner, scores, client_failed, reason)
+    return _Graded(job, truth, result, partner, scores, client_failed, reason, empty)
 
 
 def _scores(
@@ -171,7 +174,12 @@ def _findings(
     units: Mapping[str, Metric],
     rule: RecognisabilityRule,
 ) -> Iterator[Finding]:
-    """One line per original; one line without an image where there is no truth to count by."""
+    """One line per original; one line without an image where there is no truth to count by.
+
+    An update that is known to be made of no image has no line: nothing could leak, and nothing failed.
+    """
+    if graded.empty:
+        return
     count = 0 if graded.truth is None else len(graded.truth.images)
     if not count:
         yield _line(graded, None, units, "unscored" if graded.result.status == "done" else None, None)

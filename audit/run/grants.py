@@ -14,18 +14,22 @@ from pydantic import BaseModel, ConfigDict
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, Sends, ThreatLevel, TrainingDetails
-from fl_audit.models import models
+from fl_audit.run.architecture import architecture
 from fl_audit.run.config import ThreatConfig
 
 
 class Grant(BaseModel):
-    """What is granted about one capture, as stored in ``knowledge/DEFENSE/r003-c02.json``."""
+    """What is granted about one capture, as stored in ``knowledge/DEFENSE/r003-c02.json``.
+
+    ``altered_by`` names the defense where it makes another architecture of the model.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     level: ThreatLevel
     model: str | None = None
+    altered_by: str | None = None
     loss: str | None = None
     num_classes: int | None = None
     image_shape: tuple[int, int, int] | None = None
@@ -41,12 +45,14 @@ def grant(
     model: str,
     num_classes: int,
     image_shape: tuple[int, int, int],
+    altered_by: str | None = None,
 ) -> Grant:
     """Apply the threat model to one capture; ``truth`` is None where the operator has none."""
     values: dict[str, Any] = {"level": threat.level, "sends": threat.sends}
     if threat.level >= "B":
         values |= {
             "model": model,
+            "altered_by": altered_by,
             "loss": threat.loss,
             "num_classes": num_classes,
             "image_shape": image_shape,
@@ -74,7 +80,8 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
     if granted.model is not None and granted.image_shape is not None and granted.num_classes is not None:
         # The weights drawn here are thrown away: the attack loads those that the server sent.
         with seeded_globals(0, "architecture"):
-            model = models.create(granted.model).build(granted.image_shape, granted.num_classes)
+            spec = architecture(granted.model, granted.altered_by)
+            model = spec.build(granted.image_shape, granted.num_classes)
     labels = None if granted.labels is None else torch.tensor(granted.labels, dtype=torch.int64)
     return Knowledge(
         level=granted.level,

@@ -6,7 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from fl_audit.core.files import read_model, write_json
-from fl_audit.core.units import Defense
+from fl_audit.core.training import Exposure
+from fl_audit.core.units import Defense, PrivacySpent
 from fl_audit.reports.schema import ClientFacts, DefenseFacts, Utility
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder, slugs
@@ -17,13 +18,17 @@ DELTA = 1e-5
 
 
 class FederationRecord(BaseModel):
-    """``captures/DEFENSE/federation.json``."""
+    """``captures/DEFENSE/federation.json``.
+
+    ``exposures`` says, by client, how often its examples enter a round's training; empty if not known.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     utility: Utility
     clients: list[ClientFacts]
+    exposures: list[Exposure] = []
 
 
 def write_record(path: Path, record: FederationRecord) -> None:
@@ -48,17 +53,18 @@ def _read(path: Path) -> FederationRecord:
 
 
 def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> DefenseFacts:
-    clients = []
+    clients, worst = [], None
     for client in record.clients:
-        spent = defense.privacy(rounds=client.rounds_participated or 0, delta=DELTA)
+        spent = _spent(defense, record, client)
         clients.append(client.model_copy(update={"epsilon": _finite(spent.epsilon) if spent else None}))
-    most = max((client.rounds_participated or 0 for client in record.clients), default=0)
-    spent = defense.privacy(rounds=most, delta=DELTA)
+        if spent is not None and (worst is None or spent.epsilon > worst[0].epsilon):
+            worst = spent, client.rounds_participated or 0
+    spent, rounds = worst or (None, 0)
     words = "no differential-privacy guarantee"
     if spent is not None and _finite(spent.epsilon) is None:
-        words = f"too little noise for any guarantee over {most} rounds"
+        words = f"too little noise for any guarantee over {rounds} rounds"
     elif spent is not None:
-        words = f"protects {spent.unit}, over {most} rounds; {spent.accountant}"
+        words = f"protects {spent.unit}, over {rounds} rounds; {spent.accountant}"
     return DefenseFacts(
         name=spec,
         slug=slug,
@@ -71,6 +77,15 @@ def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> 
         utility=record.utility,
         clients=clients,
     )
+
+
+def _spent(defense: Defense, record: FederationRecord, client: ClientFacts) -> PrivacySpent | None:
+    """What one client spent: by its updates as a whole, else by its examples one by one."""
+    rounds = client.rounds_participated or 0
+    whole = defense.privacy(rounds=rounds, delta=DELTA)
+    if whole is not None or client.client >= len(record.exposures):
+        return whole
+    return defense.example_privacy(record.exposures[client.client], rounds=rounds, delta=DELTA)
 
 
 def _finite(value: float) -> float | None:
