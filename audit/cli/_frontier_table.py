@@ -4,9 +4,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fl_audit.cli._guarantee import guarantee
 from fl_audit.cli._live import plain
 from fl_audit.reports.frontier_facts import Frontier, Level
-from fl_audit.reports.words import epsilon, interval, percent
+from fl_audit.reports.words import interval, percent
 
 LEVELS: dict[Level, tuple[str, str]] = {
     "guesses": ("yes", "green"),
@@ -41,7 +42,7 @@ def frontier_table(found: Frontier, heading: str) -> Table:
             Text(plain("No defense" if point.baseline else point.defense)),
             f"{percent(point.leak_rate)}{ci}",
             percent(point.accuracy),
-            "none" if point.epsilon is None else epsilon(point.epsilon, point.delta),
+            guarantee(point),
             "yes" if point.front else "",
             Text(f"{word}{chosen}", style=style),
         ]

@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fl_audit.cli._guarantee import guarantee
 from fl_audit.cli._live import plain
 from fl_audit.reports.frontier import frontier_of
 from fl_audit.reports.order import by_name, guess_level
 from fl_audit.reports.schema import ClientSummary, DefenseSummary, Leak, MetricFacts, MetricStats, Summary
 from fl_audit.reports.verdict import Kind, caveats, control_sentence, headline, judge_defense
-from fl_audit.reports.words import count, epsilon, number, percent, rate, title
+from fl_audit.reports.words import count, number, percent, rate, title
 
 PLAIN_WIDTH = 120
 MAX_CLIENTS = 20
@@ -64,7 +65,7 @@ def _defenses(summary: Summary) -> Table:
             f"{defense.recognisable} of {defense.graded}",
             Text(str(defense.failed_count), style="yellow" if defense.failed_count else ""),
             percent(defense.utility.accuracy),
-            "none" if defense.epsilon is None else epsilon(defense.epsilon, defense.delta),
+            guarantee(defense),
         )
     return table
 

@@ -23,7 +23,7 @@ from fl_audit.reports.families import family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint, Level
 from fl_audit.reports.schema import Controls, DefenseSummary, GuessSummary, Leak, PositiveControl, Summary
 from fl_audit.reports.verdict import SIGNIFICANCE, power
-from fl_audit.reports.words import count, epsilon, interval, listing, percent
+from fl_audit.reports.words import NOT_THE_SERVER, count, epsilon, interval, listing, percent
 
 CONFIDENCE = 0.95
 
@@ -63,6 +63,7 @@ def frontier(settings: Sequence[Setting]) -> Frontier:
             accuracy=setting.defense.utility.accuracy,
             epsilon=setting.defense.epsilon,
             delta=setting.defense.delta,
+            against_server=setting.defense.against_server,
             front=front[place],
             level=levels[place][0],
             why=levels[place][1],
@@ -174,7 +175,7 @@ def _conclusion(found: Frontier) -> str:
         guarantee = (
             "it carries no differential-privacy guarantee"
             if point.epsilon is None
-            else f"its epsilon is {epsilon(point.epsilon, point.delta)}"
+            else f"its epsilon is {epsilon(point.epsilon, point.delta)}{_against(point)}"
         )
         return (
             f"The weakest setting tried that keeps leakage at the level of guesses is {name_of(point)}: "
@@ -192,6 +193,10 @@ def _conclusion(found: Frontier) -> str:
     unknown = [name_of(point) for point in points if point.level == "unknown"]
     open_ = f" Nothing can be concluded on {listing(unknown)}." if unknown else ""
     return f"No setting that was tried is shown to keep leakage at the level of guesses.{open_}"
+
+
+def _against(point: FrontierPoint) -> str:
+    return "" if point.against_server else f", {NOT_THE_SERVER}"
 
 
 def _loss(points: Sequence[FrontierPoint], point: FrontierPoint) -> str:

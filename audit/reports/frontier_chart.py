@@ -11,7 +11,7 @@ from fl_audit.reports.frontier_facts import Frontier, FrontierPoint
 from fl_audit.reports.placing import Box, place_labels
 from fl_audit.reports.plots import COLOURS, dash, element, marker, markup, write
 from fl_audit.reports.scatter import Axis
-from fl_audit.reports.words import epsilon, interval, percent
+from fl_audit.reports.words import NOT_THE_SERVER, epsilon, interval, percent
 
 WIDTH, HEIGHT = 760, 430
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 18, 46
@@ -188,6 +188,7 @@ def _point(
         f"95% CI {interval(point.leak_rate_ci)}" if point.leak_rate_ci else "",
         f"accuracy {percent(point.accuracy)}",
         f"\N{GREEK SMALL LETTER EPSILON} {epsilon(point.epsilon, point.delta)}",
+        "" if point.against_server else NOT_THE_SERVER,
         "on the Pareto front" if point.front else "",
         "the weakest at the level of guesses" if place == one.weakest else "",
     ]
@@ -228,7 +229,8 @@ def _label(point: FrontierPoint) -> str:
     name = f"{point.run}: {name}" if point.run else name
     if point.epsilon is None:
         return name
-    return f"{name} \N{MIDDLE DOT} \N{GREEK SMALL LETTER EPSILON} {_compact(point.epsilon)}"
+    whom = "" if point.against_server else f" {NOT_THE_SERVER}"
+    return f"{name} \N{MIDDLE DOT} \N{GREEK SMALL LETTER EPSILON} {_compact(point.epsilon)}{whom}"
 
 
 def _compact(value: float) -> str:

@@ -22,6 +22,7 @@ class FrontierPoint(Model):
     accuracy: float | None = Field(ge=0, le=1)
     epsilon: float | None = Field(None, ge=0)
     delta: float | None = Field(None, ge=0, le=1)
+    against_server: bool = Field(True, description="whether epsilon holds against the server too")
     front: bool = Field(description="no other setting leaks less at this accuracy or is worth more at it")
     level: Level = Field(description="whether its leakage is at the level that guesses reach")
     why: str = Field(description="the reason for the level, in words")

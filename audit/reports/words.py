@@ -7,6 +7,9 @@ from fl_audit.reports.schema import DefenseBase, FailedStatus, Leak
 
 NOT_MEASURED = "not measured"
 
+NOT_THE_SERVER = "not against the server"
+"""Beside an epsilon that holds only against those who see what the server releases."""
+
 FAILED_WORDS: dict[FailedStatus, str] = {
     "attack-failed": "the attack failed",
     "client-failed": "the client sent nothing usable",

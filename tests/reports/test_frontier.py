@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fl_audit.cli._guarantee import guarantee
 from fl_audit.reports.families import Described, family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier import frontier_of, level, pareto, wilson
 from fl_audit.reports.schema import Controls, GuessFacts, Summary, Utility, read_summary, write_summary
@@ -81,6 +82,17 @@ def test_of_equal_cost_the_smaller_epsilon_is_taken() -> None:
     found = frontier_of(summary.model_copy(update={"defenses": defenses}))
     assert found.weakest == 2
     assert "epsilon is 3.00" in found.conclusion
+    assert "against the server" not in found.conclusion
+
+
+def test_an_epsilon_that_does_not_hold_against_the_server_says_so() -> None:
+    summary = audited(("none", 18, 0.9), ("dp-server", 0, 0.7))
+    central = summary.defenses[1].model_copy(update={"epsilon": 3.0, "against_server": False})
+    found = frontier_of(summary.model_copy(update={"defenses": [summary.defenses[0], central]}))
+    assert not found.points[1].against_server
+    assert "epsilon is 3.00, not against the server." in found.conclusion
+    assert guarantee(found.points[1]) == "3.00\nnot against the server"
+    assert guarantee(found.points[0]) == "none"
 
 
 @pytest.mark.parametrize(
