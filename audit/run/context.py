@@ -13,10 +13,10 @@ from fl_audit.core.files import read_tensors
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import CaptureKey, GroundTruth
 from fl_audit.metrics import Context, Metric
-from fl_audit.models import models
 from fl_audit.reports.schema import DatasetFacts
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder
+from fl_audit.run.weights import load_weights, model_spec
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,9 @@ class ContextReader:
         weights = read_sent(self._folder.captures, key)
         try:
             with seeded_globals(0, "architecture"):  # the weights drawn here are replaced
-                model = models.create(self._model_name).build(self._dataset.shape, len(self._dataset.classes))
-            model.load_state_dict(weights)
+                spec = model_spec(self._model_name, self._folder.root)
+                model = spec.build(self._dataset.shape, len(self._dataset.classes))
+            load_weights(model, weights)
         except (AuditError, ImportError, RuntimeError) as error:
             # A copied run folder is graded where a user's own model need not be; the rest is measured.
             logger.warning("the attacked model %r cannot be built here: %s", self._model_name, error)

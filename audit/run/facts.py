@@ -12,6 +12,7 @@ from fl_audit.core.registry import Unit
 from fl_audit.core.units import ImageData
 from fl_audit.metrics import Metric, RecognisabilityRule
 from fl_audit.reports.describe import metric_facts
+from fl_audit.reports.facts import Params
 from fl_audit.reports.schema import (
     Attacked,
     DatasetFacts,
@@ -45,6 +46,20 @@ GUESS_WORDS = {
 }
 
 
+class AppScene(BaseModel):
+    """What there is to say of an audited app in place of a scenario.
+
+    Attributes:
+        words: what ran and what was found out about it.
+        training: how its clients train, as seen.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    words: str
+    training: Params
+
+
 class Scene(BaseModel):
     """What the capture stage saw of data and model, kept so that later stages need neither."""
 
@@ -52,6 +67,7 @@ class Scene(BaseModel):
 
     dataset: DatasetFacts
     model: ModelFacts
+    app: AppScene | None = None
 
 
 def write_scene(folder: RunFolder, config: RunConfig, units: Units, data: ImageData, parameters: int) -> None:
@@ -90,7 +106,11 @@ def run_facts(
     return RunFacts(
         run_id=manifest["run_id"],
         seed=config.seed,
-        scenario=Scenario(name=config.scenario, words=scenario_words(config)),
+        scenario=(
+            Scenario(name="your app, unmodified", words=scene.app.words)
+            if scene.app
+            else Scenario(name=config.scenario, words=scenario_words(config))
+        ),
         threat_model=ThreatModel(
             level=config.threat.level,
             words=config.threat.words,
@@ -105,7 +125,7 @@ def run_facts(
             clients=config.federation.clients,
             rounds=config.federation.rounds,
             fraction=config.federation.fraction,
-            training=config.training.model_dump(mode="json"),
+            training=scene.app.training if scene.app else config.training.model_dump(mode="json"),
         ),
         attacks=[_unit(spec, attacks.create(spec)) for spec in config.attack.names],
         attacked=Attacked(

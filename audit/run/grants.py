@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, Sends, ThreatLevel, TrainingDetails
-from fl_audit.models import models
 from fl_audit.run.config import ThreatConfig
+from fl_audit.run.weights import model_spec
 
 
 class Grant(BaseModel):
@@ -74,7 +74,7 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
     if granted.model is not None and granted.image_shape is not None and granted.num_classes is not None:
         # The weights drawn here are thrown away: the attack loads those that the server sent.
         with seeded_globals(0, "architecture"):
-            model = models.create(granted.model).build(granted.image_shape, granted.num_classes)
+            model = model_spec(granted.model, path.parents[2]).build(granted.image_shape, granted.num_classes)
     labels = None if granted.labels is None else torch.tensor(granted.labels, dtype=torch.int64)
     return Knowledge(
         level=granted.level,

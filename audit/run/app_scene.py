@@ -1,0 +1,149 @@
+"""What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
+
+from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.files import write_json
+from fl_audit.federation.apps import AppOutcome
+from fl_audit.reports.schema import DatasetFacts, ModelFacts
+from fl_audit.run.app_settings import AppSettings
+from fl_audit.run.config import RunConfig
+from fl_audit.run.facts import AppScene, Scene
+from fl_audit.run.folder import RunFolder
+
+FEW = 64
+"""Images in an update up to which labels are granted unless the user says otherwise: attacks attempt no more
+than this without labels, and as many as there are with them."""
+
+NOT_IMAGES = "not a gradient of an image model"
+
+
+def learned(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
+) -> RunConfig:
+    """The configuration with rounds, training and granted labels as the first federation showed them."""
+    total = max(outcome.rounds, default=1) if settings.rounds is None else settings.rounds
+    updated = config.model_copy(
+        update={
+            "federation": config.federation.model_copy(update={"rounds": total}),
+            "attack": config.attack.model_copy(
+                update={
+                    "rounds": None if settings.attack_rounds is None else min(settings.attack_rounds, total)
+                }
+            ),
+        }
+    )
+    if settings.rounds is None:
+        _keep_only(folder, slug, set(updated.attacked_rounds()))
+    if settings.labels is None:
+        few = _most_images(folder, slug) <= FEW
+        updated = updated.model_copy(update={"threat": config.threat.model_copy(update={"labels": few})})
+    seen = outcome.training
+    if seen is not None:
+        training = config.training.model_copy(
+            update={
+                "batch_size": max(seen.batch_size, 1),
+                "local_steps": max(seen.local_steps, 1),
+                "local_epochs": None,
+                "learning_rate": seen.learning_rate or config.training.learning_rate,
+                "momentum": min(seen.momentum, 0.999),
+                "weight_decay": seen.weight_decay,
+                "train_mode": seen.train_mode,
+            }
+        )
+        updated = updated.model_copy(update={"training": training})
+    return updated
+
+
+def attackable(folder: RunFolder, outcome: AppOutcome) -> str | None:
+    """Why the captures cannot be attacked; None if they can."""
+    if outcome.image_shape is None:
+        reasons = sorted({problem.reason for problem in outcome.truth_missing})
+        why = "; ".join(reasons[:3]) or "no training was captured"
+        return (
+            why if NOT_IMAGES in why or "--input-range" in why else f"{NOT_IMAGES}, as far as was seen: {why}"
+        )
+    if outcome.classes is None:
+        return "the model's output is no table of logits (N, classes): its loss is not that of a classifier"
+    if outcome.loss not in (None, "cross-entropy"):
+        return (
+            f"the clients' loss is {outcome.loss}; the attacks know cross-entropy. Give it as a function of "
+            "logits and labels: --loss module:function"
+        )
+    if outcome.recipe is None:
+        return (
+            f"the model cannot be built again outside the app: {outcome.recipe_missing}. Give a function of "
+            "no arguments that builds it: --model module:function"
+        )
+    return None
+
+
+def write_app_scene(folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome) -> None:
+    """Write ``scene.json``."""
+    shape = outcome.image_shape or (0, 0, 0)
+    scene = Scene(
+        dataset=DatasetFacts(
+            name=config.data.dataset,
+            title=f"the training data of {settings.name}",
+            shape=shape,
+            classes=[str(number) for number in range(outcome.classes or 0)],
+            images=0,
+            partition=config.data.partition,
+        ),
+        model=ModelFacts(
+            name="unknown" if outcome.recipe is None else outcome.recipe.words,
+            params={},
+            parameters=outcome.parameters or 0,
+        ),
+        app=AppScene(words=_words(settings, outcome), training=_training(outcome)),
+    )
+    write_json(folder.scene, scene.model_dump(mode="json"))
+
+
+def _words(settings: AppSettings, outcome: AppOutcome) -> str:
+    words = [
+        f"The Flower app {settings.name} as it is, {settings.clients} clients ({settings.clients_from}), "
+        "engine local."
+    ]
+    if outcome.recipe is not None:
+        words.append(f"Its model was found to be {outcome.recipe.words}.")
+    if outcome.normalisation is not None:
+        words.append(f"Normalisation of the images: {outcome.normalisation}.")
+    if outcome.secure:
+        words.append("It aggregates securely (SecAgg+): single updates reach the server masked.")
+    if outcome.failure is not None:
+        words.append(f"It did not run to its end: {outcome.failure.text}.")
+    return " ".join(words)
+
+
+def _training(outcome: AppOutcome) -> dict[str, object]:
+    seen = outcome.training
+    if seen is None:
+        return {}
+    facts: dict[str, object] = {
+        "optimizer": seen.optimizer,
+        "learning_rate": seen.learning_rate,
+        "batch_size": seen.batch_size,
+        "local_steps": seen.local_steps,
+        "train_mode": seen.train_mode,
+        "loss": outcome.loss,
+    }
+    return facts | {name: value for name in ("momentum", "weight_decay") if (value := getattr(seen, name))}
+
+
+def _most_images(folder: RunFolder, slug: str) -> int:
+    most = 0
+    for key in list_captures(folder.captures, slug):
+        try:
+            most = max(most, len(read_truth(folder.truth, key).unique().images))
+        except CaptureError:
+            continue
+    return most
+
+
+def _keep_only(folder: RunFolder, slug: str, rounds: set[int]) -> None:
+    """Remove captures of rounds that are not attacked, once it is known how many there were."""
+    for key in list_captures(folder.captures, slug):
+        if key.round not in rounds:
+            for root in (folder.captures, folder.truth):
+                for ending in ("json", "safetensors"):
+                    (root / slug / f"{key.stem}.{ending}").unlink(missing_ok=True)
