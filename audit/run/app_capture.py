@@ -122,7 +122,7 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
                 text += "\nInstall what the app needs into this environment, e.g. pip install -e DIR"
             raise FederationError(f"{text}\n{log}")
         progress.note(f"{text}. What was captured until then is kept and attacked. {log}")
-    elif not usable:
+    elif not usable and not outcome.secure:
         reasons = sorted({problem.reason for problem in outcome.failures})
         if reasons:
             raise FederationError(

@@ -56,6 +56,11 @@ def learned(
 
 def attackable(folder: RunFolder, outcome: AppOutcome) -> str | None:
     """Why the captures cannot be attacked; None if they can."""
+    if outcome.secure:
+        return (
+            "the app aggregates securely (SecAgg+): what each client sends is masked and holds no gradient "
+            "for the server; it sees the aggregate alone"
+        )
     if outcome.image_shape is None:
         reasons = sorted({problem.reason for problem in outcome.truth_missing})
         why = "; ".join(reasons[:3]) or "no training was captured"

@@ -1,4 +1,4 @@
-"""How Flower reads an app folder: its own functions, touched here alone; test_app_canaries.py watches them."""
+"""How Flower reads an app folder: its own functions, touched here alone. Watched by test_app_canaries.py."""
 
 from pathlib import Path
 from typing import Any

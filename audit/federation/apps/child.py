@@ -60,13 +60,15 @@ class _Run:
             image_shape=job.image_shape,
             model=None if job.model is None else Recipe(target=job.model),
         )
-        self._observer = AppObserver(Path(job.out) / "truth", None, lambda n: self._tell({"round": n}))
         rounds = None if job.rounds is None else set(job.rounds)
         attacked = job.attacked
         self._keep: Callable[[int, int], bool] = lambda number, client: (
             (rounds is None or number in rounds) and (attacked is None or client < attacked)
         )
         self._recorder = BudgetRecorder(Path(job.out), defense=job.slug, keep=self._keep, budget=job.disk)
+        self._observer = AppObserver(
+            Path(job.out) / "truth", self._recorder, lambda n: self._tell({"round": n})
+        )
         self._over = threading.Lock()
 
     def start(self) -> None:
@@ -81,7 +83,7 @@ class _Run:
                 self._fail("import", error)
                 return
             if job.truth is not None:
-                self._observer._operator = import_object(job.truth, "truth")
+                self._observer.operator = import_object(job.truth, "truth")
             self._federate(server, client)
 
     def _federate(self, server: ServerApp, client: ClientApp) -> None:
@@ -154,7 +156,8 @@ class _Run:
             if self._recorder.left_out:
                 left = self._recorder.left_out
                 self._notes.append(
-                    f"{len(left)} captures from round {left[0].round}, client {left[0].client} on were not written: they would take more than the {self._job.disk:,} bytes of --disk"
+                    f"{len(left)} captures from round {left[0].round}, client {left[0].client} on were not "
+                    f"written: they would take more than the {self._job.disk:,} bytes of --disk"
                 )
             outcome = AppOutcome(
                 failure=failure or self._failure,

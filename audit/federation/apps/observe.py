@@ -31,20 +31,25 @@ class AppObserver:
 
     Args:
         truth: ``RUN/truth``.
-        operator: asked for what the witness could not see.
+        recorder: what writes the captures.
         report: told of each round that begins.
+
+    Attributes:
+        operator: asked for what the witness could not see.
     """
 
-    def __init__(self, truth: Path, operator: Operator | None, report: Callable[[int], None]) -> None:
+    operator: Operator | None = None
+
+    def __init__(self, truth: Path, recorder: "BudgetRecorder", report: Callable[[int], None]) -> None:
         self.failures: list[Problem] = []
         self.truth_missing: list[Problem] = []
         self.participation: Counter[int] = Counter()
         self.rounds: list[int] = []
         self.training: TrainingDetails | None = None
-        self.answered = False
         self.clients: Mapping[int, int] = {}
         self._accuracy: dict[int, dict[int, float]] = {}
-        self._root, self._operator, self._report = truth, operator, report
+        self._took_part: set[tuple[int, int]] = set()
+        self._root, self._recorder, self._report = truth, recorder, report
 
     @property
     def accuracy(self) -> list[RoundAccuracy]:
@@ -53,10 +58,12 @@ class AppObserver:
 
     def trained(self, grid: Grid, recorded: Sequence[Recorded]) -> None:
         """Note failures and participation, fetch and seal the truth of what was captured."""
+        secure = self._recorder.secure
         for item in recorded:
-            self.participation[item.key.client] += item.arrived
-            self.answered = self.answered or item.arrived
-            if item.malformed is not None:
+            place = item.key.round, item.key.client
+            self.participation[item.key.client] += item.arrived and place not in self._took_part
+            self._took_part |= {place} if item.arrived else set()
+            if item.malformed is not None and not (secure and item.arrived):
                 self.failures.append(
                     Problem(round=item.key.round, client=item.key.client, reason=item.malformed)
                 )
@@ -65,9 +72,16 @@ class AppObserver:
             self.rounds.append(number)
             self._report(number)
         wanted = {item.node_id: item.key for item in recorded if item.written and item.arrived}
+        if secure:  # clients train in a later step of the round than the one that is captured
+            wanted |= {
+                item.node_id: item.key
+                for item in recorded
+                if item.arrived and self._recorder.wants(item.key.round, item.key.client)
+            }
         rounds = {node: key.round for node, key in wanted.items()}
         for node, truth in take(grid, rounds, _TIMEOUT).items() if wanted else ():
-            self._seal(wanted[node], truth)
+            if isinstance(truth, GroundTruth) or not secure:
+                self._seal(wanted[node], truth)
 
     def evaluated(self, replies: Sequence[Message]) -> None:
         """Keep each client's accuracy on its own test images, for the round that is being evaluated."""
@@ -80,8 +94,8 @@ class AppObserver:
                 found[self.clients.get(reply.metadata.src_node_id, -1)] = value
 
     def _seal(self, key: CaptureKey, truth: GroundTruth | str) -> None:
-        if isinstance(truth, str) and self._operator is not None:
-            truth = self._ask(key, self._operator)
+        if isinstance(truth, str) and self.operator is not None:
+            truth = self._ask(key, self.operator)
         if isinstance(truth, str):
             self.truth_missing.append(Problem(round=key.round, client=key.client, reason=truth))
             write_json(self._root / key.defense / f"{key.stem}.json", {"unavailable": truth})
@@ -118,19 +132,26 @@ class BudgetRecorder(Recorder):
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written.
         budget: bytes.
+
+    Attributes:
+        left_out: captures that did not fit.
+        secure: whether messages of Flower's SecAgg+ workflow were seen.
+        wants: ``keep``.
     """
 
     def __init__(self, out: Path, *, defense: str, keep: Keep, budget: int) -> None:
         super().__init__(out, defense=defense, keep=self._fits)
         self.left_out: list[CaptureKey] = []
         self.secure = False
-        self._wanted, self._budget = keep, budget
-        self._written, self._next = 0, 0
+        self.wants, self._budget = keep, budget
+        self._written, self._next, self._bare = 0, 0, False
 
     def record(self, sent: Sent, reply: Message | None) -> Recorded:
         """As `Recorder.record`, within the budget."""
         with self._lock:
-            self.secure = self.secure or sent.config.get("stage") in _SECAGG_STAGES
+            stage = sent.config.get("stage") in _SECAGG_STAGES
+            self.secure = self.secure or stage
+            self._bare = stage and not sent.arrays  # a step that agrees on keys, or ends the round
             size = sum(len(array.data) for array in sent.arrays.values())
             content = reply.content if reply is not None and reply.has_content() else None
             if content is not None:
@@ -139,7 +160,7 @@ class BudgetRecorder(Recorder):
             return super().record(sent, reply)
 
     def _fits(self, number: int, client: int) -> bool:
-        if not self._wanted(number, client):
+        if self._bare or not self.wants(number, client):
             return False
         if self._written + self._next > self._budget:
             self.left_out.append(CaptureKey(self.defense, number, client))
