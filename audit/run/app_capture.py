@@ -46,7 +46,7 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
             write_text(folder.config, dump_config(config))
             if outcome.recipe is not None:
                 write_json(folder.root / RECIPE, outcome.recipe.model_dump(mode="json"))
-            write_app_scene(folder, config, settings, outcome)
+            write_app_scene(folder, config, settings, outcome, named[spec])
         _grants(folder, config, outcome, named[spec], progress)
         write_record(folder.federation(named[spec]), _record(folder, settings, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():

@@ -1,6 +1,6 @@
 """What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
 
-from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
 from fl_audit.federation.apps import AppOutcome
@@ -9,10 +9,14 @@ from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import AppScene, Scene
 from fl_audit.run.folder import RunFolder
+from fl_audit.strategies._content import short
 
 FEW = 64
 """Images in an update up to which labels are granted unless the user says otherwise: attacks attempt no more
 than this without labels, and as many as there are with them."""
+
+MOST = 8
+"""Arrays that are listed."""
 
 NOT_IMAGES = "not a gradient of an image model"
 
@@ -64,6 +68,8 @@ def attackable(folder: RunFolder, outcome: AppOutcome) -> str | None:
     if outcome.image_shape is None:
         reasons = sorted({problem.reason for problem in outcome.truth_missing})
         why = "; ".join(reasons[:3]) or "no training was captured"
+        if not outcome.torch:
+            why = "no model of PyTorch was called in this app"
         return (
             why if NOT_IMAGES in why or "--input-range" in why else f"{NOT_IMAGES}, as far as was seen: {why}"
         )
@@ -82,7 +88,9 @@ def attackable(folder: RunFolder, outcome: AppOutcome) -> str | None:
     return None
 
 
-def write_app_scene(folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome) -> None:
+def write_app_scene(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
+) -> None:
     """Write ``scene.json``."""
     shape = outcome.image_shape or (0, 0, 0)
     scene = Scene(
@@ -99,12 +107,30 @@ def write_app_scene(folder: RunFolder, config: RunConfig, settings: AppSettings,
             params={},
             parameters=outcome.parameters or 0,
         ),
-        app=AppScene(words=_words(settings, outcome), training=_training(outcome)),
+        app=AppScene(words=_words(folder, settings, outcome, slug), training=_training(outcome)),
     )
     write_json(folder.scene, scene.model_dump(mode="json"))
 
 
-def _words(settings: AppSettings, outcome: AppOutcome) -> str:
+def _seen(folder: RunFolder, slug: str) -> str:
+    """What the server saw of a client that trains no image model: sizes, and metrics in clear."""
+    for key in list_captures(folder.captures, slug):
+        update = read_update(folder.captures, key)
+        if update.received:
+            sizes = [
+                f"{short(name, 60)} ({' x '.join(map(str, value.shape)) or 'one value'})"
+                for name, value in update.received.items()
+            ]
+            more = f" and {len(sizes) - MOST} more" if len(sizes) > MOST else ""
+            metrics = ", ".join(short(name, 60) for name in update.metrics) or "none"
+            return (
+                f"What the server sees of each client: {len(sizes)} arrays, {', '.join(sizes[:MOST])}{more}; "
+                f"metrics in clear: {metrics}."
+            )
+    return "No array came back to the server."
+
+
+def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> str:
     words = [
         f"The Flower app {settings.name} as it is, {settings.clients} clients ({settings.clients_from}), "
         "engine local."
@@ -113,6 +139,8 @@ def _words(settings: AppSettings, outcome: AppOutcome) -> str:
         words.append(f"Its model was found to be {outcome.recipe.words}.")
     if outcome.normalisation is not None:
         words.append(f"Normalisation of the images: {outcome.normalisation}.")
+    if outcome.image_shape is None:
+        words.append(_seen(folder, slug))
     if outcome.secure:
         words.append("It aggregates securely (SecAgg+): single updates reach the server masked.")
     if outcome.failure is not None:

@@ -125,9 +125,10 @@ class _Run:
 
     def _guard_waiting(self, grid: AppGrid) -> None:
         """End a server that waits for more nodes than there are, as Flower's strategies do for ever."""
+        limit = min(WAITING, self._job.timeout)
         while True:
             time.sleep(1.0)
-            if grid.asked_since_push > 5 and time.monotonic() - grid.last_activity > WAITING:
+            if grid.asked_since_push > 2 and time.monotonic() - grid.last_activity > limit:
                 self._failure = AppFailure(
                     where="wait",
                     text="the server app keeps asking for nodes and sends nothing: it seems to wait for more "
@@ -174,6 +175,7 @@ class _Run:
                 loss=watch.loss,
                 training=observer.training,
                 normalisation=None if watch.normalisation is None else watch.normalisation.how,
+                torch=watch.called_model,
                 secure=self._recorder.secure,
                 notes=self._notes,
             )

@@ -104,6 +104,7 @@ class AppOutcome(_Model):
         loss: ``cross-entropy``, or what the clients used instead.
         training: how the first client trained.
         normalisation: how it was found out what 0 and 1 of an image are, in words.
+        torch: whether any model of PyTorch was called.
         secure: whether the app aggregates securely (SecAgg).
         notes: one sentence each.
     """
@@ -122,5 +123,6 @@ class AppOutcome(_Model):
     loss: str | None = None
     training: TrainingDetails | None = None
     normalisation: str | None = None
+    torch: bool = False
     secure: bool = False
     notes: list[str] = []

@@ -62,6 +62,7 @@ class Watch:
         self.parameters: int | None = None
         self.loss: str | None = None
         self.called: list[Norm] = []
+        self.called_model = False
         self.training = threading.Event()
         self._told_range, self._told_shape, self._told_model = input_range, image_shape, model
         self._held: list[tuple[Tensor, Tensor | None]] = []
@@ -151,6 +152,7 @@ class Watch:
         self._place.depth = depth + 1
         if depth:
             return
+        self.called_model = self.called_model or next(module.parameters(), None) is not None
         if type(module).__name__ == "Normalize":
             norm = norm_of(module)
             if norm is not None and (not self.called or self.called[0] != norm):
