@@ -4,4 +4,13 @@ from fl_audit.federation.apps.folder import AppFolder, copy_app, read_app
 from fl_audit.federation.apps.job import HELD_OUT, AppFailure, AppJob, AppOutcome
 from fl_audit.federation.apps.process import run_app
 
-__all__ = ["HELD_OUT", "AppFailure", "AppFolder", "AppJob", "AppOutcome", "copy_app", "read_app", "run_app"]
+__all__ = [
+    "AppFailure",
+    "AppFolder",
+    "AppJob",
+    "AppOutcome",
+    "HELD_OUT",
+    "copy_app",
+    "read_app",
+    "run_app",
+]

@@ -12,7 +12,7 @@ from flwr.supercore.object_ref import load_app
 
 Value = bool | float | int | str
 
-NotKeyValue: type[Exception] = _config.click.ClickException
+NotKeyValue: type[Exception] = vars(_config)["click"].ClickException
 """What Flower raises for overrides that are no key=value."""
 
 DEFAULT_SUPERNODES = int(DEFAULT_SIMULATION_CONFIG.num_supernodes)
