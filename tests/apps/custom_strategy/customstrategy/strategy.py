@@ -63,11 +63,13 @@ class DecayingFedAvg(FedAvg):
         contents = [reply.content for reply in replies]
         if not contents:
             return arrays
-        weights = np.array([cast(float, c.metric_records["metrics"]["num-examples"]) for c in contents])
+        weights = np.array(
+            [cast(float, c.metric_records["metrics"]["num-examples"]) for c in contents], dtype=np.float64
+        )
         weights /= weights.sum()
         averaged = {}
         for name, old in arrays.items():
-            stacked = np.stack([c.array_records["arrays"][name].numpy() for c in contents])
+            stacked = np.stack([c.array_records["arrays"][name].numpy() for c in contents], dtype=np.float64)
             # Integer buffers (num_batches_tracked) keep their type
             averaged[name] = Array(
                 np.asarray(np.tensordot(weights, stacked, axes=1), dtype=old.numpy().dtype)
