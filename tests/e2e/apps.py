@@ -157,7 +157,8 @@ def write_app(
     (folder / package / "__init__.py").write_text("")
     (folder / package / "task.py").write_text(dedent(task))
     (folder / package / "server.py").write_text(dedent(server).format(package=package))
-    (folder / package / "client.py").write_text(dedent(client).format(package=package, before=before))
+    code = dedent(client).format(package=package, before="BEFORE").replace("BEFORE", before)
+    (folder / package / "client.py").write_text(code)
     return folder
 
 

@@ -54,21 +54,20 @@ def test_clients_that_fail_exit_or_hang_are_named_and_the_round_goes_on(tmp_path
         raise OSError("cannot reach data.example.org")
     if who == 2:
         sys.exit(3)
-    if who == 3:
-        time.sleep(600)""",
+    time.sleep({0: 6.5, 3: 2}.get(who, 0))""",
         server=SERVER + "    import sys\n    sys.exit(0)\n",
     )
     start = time.monotonic()
-    outcome = run(app, tmp_path / "out", clients=4, timeout=4.0)
+    outcome = run(app, tmp_path / "out", clients=4, timeout=5.0)
     assert time.monotonic() - start < 120
     assert outcome.failure is None
     assert outcome.rounds == [1]
     errors = captured(tmp_path / "out")
-    assert errors[0] is None
+    assert "no answer within 5 s" in str(errors[0])  # also where it comes late, while others are at work
     assert "cannot reach data.example.org" in str(errors[1])
     assert "sys.exit(3)" in str(errors[2])
-    assert "no answer within 4 s" in str(errors[3])
-    assert {problem.client for problem in outcome.failures} == {1, 2, 3}
+    assert errors[3] is None
+    assert {problem.client for problem in outcome.failures} == {0, 1, 2}
     assert any("sys.exit(0)" in note for note in outcome.notes)
     log = (tmp_path / "out/process/app.log").read_text()
     assert "cannot reach data.example.org" in log

@@ -53,6 +53,7 @@ class AppGrid(LocalGrid):
         self._one_at_a_time = threading.Lock()
         self._busy: dict[int, threading.Thread] = {}
         self._calls: dict[int, int] = {}
+        self._given_up: dict[str, Message] = {}
 
     def get_node_ids(self) -> Sequence[int]:
         """All nodes; counted, so that a server that waits for more can be told from one that works."""
@@ -70,6 +71,13 @@ class AppGrid(LocalGrid):
             self._timed(message, limit)
             names.append(message.metadata.message_id)
         return self.pull_messages(names)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Sequence[Message]:
+        """As the engine; what came after it was given up is not delivered again."""
+        names = list(message_ids)
+        for name in names:
+            self._given_up.pop(name, None)
+        return super().pull_messages(names)
 
     def _push(self, message: Message) -> str:
         self._name(message)
@@ -112,12 +120,16 @@ class AppGrid(LocalGrid):
     def _handle(self, message: Message) -> None:
         super()._handle(message)
         if is_abandoned():  # answered for it already
-            self._replies.pop(message.metadata.message_id, None)
+            name = message.metadata.message_id
+            self._replies.pop(name, None)
+            if name in self._given_up:
+                self._replies[name] = self._given_up[name]
 
     def _fail(self, message: Message, reason: str) -> None:
         reply = Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=message)
         set_message_id(reply, f"late-{message.metadata.message_id}")
         self._replies[message.metadata.message_id] = reply
+        self._given_up[message.metadata.message_id] = reply
 
 
 class LoudApp(ClientApp):
