@@ -125,7 +125,7 @@ def _command(
         timeout=seconds(timeout),
         disk=_size(disk),
         input_range=None if input_range is None else _range(input_range),
-        image_shape=None if image_shape is None else _shape(image_shape),
+        image_shape=None if image_shape is None else shape_of(image_shape),
         model=_reference("--model", model),
         truth=_reference("--truth", truth),
     )
@@ -158,7 +158,8 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def shape_of(text: str) -> tuple[int, int, int]:
+    """Channels, height, width."""
     try:
         channels, height, width = (int(part) for part in text.split(","))
     except ValueError:
