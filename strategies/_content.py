@@ -1,6 +1,7 @@
 """Reading what a client sent, which may be anything: arrays to tensors, metrics to scalars, no pickle."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any
@@ -39,7 +40,11 @@ def named_arrays(content: RecordDict, main: str | None = None) -> tuple[dict[str
 
 
 def read_arrays(arrays: Mapping[str, Array]) -> tuple[dict[str, Tensor], str | None]:
-    """Arrays as tensors of their own memory, and what is wrong with those that could not be read."""
+    """Arrays as tensors, and what is wrong with those that could not be read.
+
+    The tensors are views of the arrays' bytes, which nothing may write to: an update takes no memory beyond
+    that of its message.
+    """
     problems: list[str] = []
     if len(arrays) > MAX_ARRAYS:
         return {}, f"{len(arrays)} arrays, over the limit of {MAX_ARRAYS}"
@@ -104,23 +109,35 @@ def _check_name(name: str) -> None:
 def _tensor(array: Array) -> Tensor:
     if array.stype != "numpy.ndarray":
         raise TypeError(f"serialised as {short(str(array.stype), 40)!r}, expected 'numpy.ndarray'")
-    _check_header(array.data)
-    values = np.load(BytesIO(array.data), allow_pickle=False)
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), order="C", copy=True))
+    shape, column_major, dtype, start = _check_header(array.data)
+    if column_major or not dtype.isnative:
+        values = np.load(BytesIO(array.data), allow_pickle=False)
+        return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), order="C", copy=True))
+    count = math.prod(shape)
+    if not count:
+        return torch.from_numpy(np.empty(shape, dtype))
+    view = np.frombuffer(array.data, dtype, count, start).reshape(shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(view)
 
 
-def _check_header(data: bytes) -> None:
-    """Refuse a header that promises more than the bytes that follow, before anything is allocated."""
+def _check_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether columns come first, dtype and where the values begin.
+
+    Refuses a header that promises more than the bytes that follow, before anything is allocated.
+    """
     stream = BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"npy format {version}")
-    shape, _, dtype = _HEADERS[version](stream)
+    shape, column_major, dtype = _HEADERS[version](stream)
     if dtype.kind not in _KINDS or dtype.itemsize > 8:
         raise TypeError(f"dtype {dtype}, expected float, int or bool of at most 8 bytes")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if expected != found:
         raise ValueError(f"shape {shape} of {dtype} takes {expected} bytes, {found} came")
+    return shape, column_major, dtype, stream.tell()
 
 
 def _scalar(value: Any) -> Scalar:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from fl_audit.core.errors import CaptureError
-from fl_audit.core.files import read_model, read_tensors, write_json, write_tensors
+from fl_audit.core.files import buffer_of, read_model, read_tensors, write_json, write_tensors
 from fl_audit.core.types import CaptureKey, GroundTruth, Scalar, TrainingDetails, Update
 
 _STEM = re.compile(r"r(\d{3,})-c(\d{2,})")
@@ -42,10 +41,14 @@ class _Clear(BaseModel):
     sha256: str
 
 
-def write_update(root: Path, update: Update) -> None:
-    """Write one capture below ``root`` (``RUN/captures``); the JSON last, so a half capture has none."""
+def write_update(root: Path, update: Update, sent_digest: str | None = None) -> str:
+    """Write one capture below ``root`` (``RUN/captures``); the JSON last, so a half capture has none.
+
+    Returns:
+        The digest of what was sent: give it as ``sent_digest`` with the next capture of the same model.
+    """
     folder = root / update.key.defense
-    digest = _digest(update.sent)
+    digest = sent_digest or _digest(update.sent)
     sent_file = folder / f"sent-{digest[:16]}.safetensors"
     if not sent_file.exists():
         write_tensors(sent_file, update.sent)
@@ -62,6 +65,7 @@ def write_update(root: Path, update: Update) -> None:
         sha256=_digest(update.received),
     )
     write_json(folder / f"{update.key.stem}.json", clear.model_dump())
+    return digest
 
 
 def read_update(root: Path, key: CaptureKey) -> Update:
@@ -151,7 +155,7 @@ def _digest(tensors: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{len(name)}:{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(buffer_of(tensor))
     return digest.hexdigest()
 
 

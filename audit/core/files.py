@@ -2,13 +2,16 @@
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
@@ -16,17 +19,29 @@ from fl_audit.core.errors import CaptureError
 
 M = TypeVar("M", bound=BaseModel)
 
+_DTYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
+    **{torch.uint8: "U8", torch.bool: "BOOL"},
+}
+"""How safetensors calls them."""
+
 MAX_JSON = 64 * 2**20
 MAX_TENSORS = 8 * 2**30
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write through a temporary file and rename, so that a kill leaves the old file or the new one."""
+    _write_whole(path, [data])
+
+
+def _write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -71,9 +86,32 @@ def read_model(path: Path, model: type[M], what: str) -> M:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write safetensors; names, shapes and dtypes are kept, their order is not."""
-    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(data, dict(metadata) if metadata else None))
+    """Write safetensors; names, shapes and dtypes are kept, their order is not.
+
+    The library would make a copy of everything first; here the tensors go to the file one by one.
+    """
+    if sys.byteorder != "little" or any(tensor.dtype not in _DTYPES for tensor in tensors.values()):
+        data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(path, safetensors.torch.save(data, dict(metadata) if metadata else None))
+        return
+    # As the library orders them: the widest first, so that all are aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    _write_whole(path, chain([len(text).to_bytes(8, "little"), text], (buffer_of(tensors[n]) for n in names)))
+
+
+def buffer_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, without a copy where it is contiguous and on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())
 
 
 def read_tensors(path: Path, limit: int = MAX_TENSORS) -> dict[str, Tensor]:

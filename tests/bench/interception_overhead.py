@@ -1,9 +1,10 @@
 """What recording costs: share of a round's time, and memory beyond that of the same round without recording.
 
-python tests/bench/interception_overhead.py [--clients 10] [--batches 4]
+python tests/bench/interception_overhead.py [--clients 10] [--batches 32]
 
-ResNet-50 (25.6 million parameters), clients that train on batches of 16 images of 32 x 32 pixels; the same
-federation with and without recording, round about, each in a process of its own so that peaks can be told apart.
+ResNet-50 (25.6 million parameters), clients that train on batches of 16 images of 32 x 32 pixels (512 in all); the same
+federation with and without recording, each in a process of its own so that
+peaks can be told apart.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def main() -> None:
     """Run both, or one of them where told to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--batches", type=int, default=32)
     parser.add_argument("--one", choices=("with", "without"))
     given = parser.parse_args()
     if given.one is not None:
@@ -109,10 +110,9 @@ def main() -> None:
     extra = recorded["peak_bytes"] - plain["peak_bytes"]
     print(f"round without recording {plain['seconds']:.1f} s, with {recorded['seconds']:.1f} s")
     print(f"recording itself {recorded['recording']:.2f} s: {share:.1%} of the rest of the round")
-    print(
-        f"peak memory {plain['peak_bytes'] / 2**20:.0f} MiB and {recorded['peak_bytes'] / 2**20:.0f} MiB: "
-        f"{extra / recorded['model_bytes']:+.2f} copies of the model ({recorded['model_bytes'] / 2**20:.0f} MiB)"
-    )
+    before, after = (side["peak_bytes"] / 2**20 for side in (plain, recorded))
+    print(f"peak memory {before:.0f} MiB and {after:.0f} MiB: ", end="")
+    print(f"{extra / recorded['model_bytes']:+.2f} copies of the model")
 
 
 def measured(name: str, clients: int, batches: int) -> dict[str, float]:
