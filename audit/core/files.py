@@ -111,7 +111,7 @@ def write_tensors(
 def buffer_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, without a copy where it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().data
 
 
 def read_tensors(path: Path, limit: int = MAX_TENSORS) -> dict[str, Tensor]:

@@ -2,9 +2,8 @@
 
 python tests/bench/interception_overhead.py [--clients 10] [--batches 32]
 
-ResNet-50 (25.6 million parameters), clients that train on batches of 16 images of 32 x 32 pixels (512 in all); the same
-federation with and without recording, each in a process of its own so that
-peaks can be told apart.
+ResNet-50 (25.6 million parameters), clients that train on batches of 16 images of 32 x 32 pixels; the same
+federation with and without recording, each in a process of its own so that peaks can be told apart.
 """
 
 import argparse
@@ -59,12 +58,12 @@ def federate(out: Path | None, clients: int, batches: int) -> dict[str, float]:
     @client.train()
     def train(message: Message, context: Context) -> Message:
         model = resnet50(num_classes=10)
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for _ in range(batches):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(torch.rand(16, 3, 32, 32)), torch.randint(10, (16,)))
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         content = RecordDict(
             {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 16})}

@@ -34,7 +34,7 @@ def federate(out: Path) -> None:
     @client.train()
     def train(message: Message, context: Context) -> Message:
         model = Net()
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
         who = int(context.node_config["partition-id"])
         torch.autograd.backward(cross_entropy(model(IMAGES[who : who + 1]), torch.tensor([who])))
         torch.optim.SGD(model.parameters(), lr=0.1).step()
