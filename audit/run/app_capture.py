@@ -137,7 +137,7 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
 
 def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress) -> None:
     """Write what the attacker is told of each capture; what cannot be attacked gets its result at once."""
-    reason = attackable(folder, outcome)
+    reason = attackable(config, outcome)
     if reason is not None:
         progress.note(f"not attacked: {reason}")
     shape, classes = outcome.image_shape, outcome.classes

@@ -1,5 +1,7 @@
 """Controls of a user's app: its own model, on images that it evaluated on, else on those of its clients."""
 
+import shutil
+
 import torch
 from torch import Tensor
 
@@ -32,12 +34,22 @@ def control_of_app(folder: RunFolder, config: RunConfig, named: dict[str, str], 
         data = ImageData(images, labels, tuple(scene.classes), scene.title)
         rows = torch.arange(len(images))
         write_pool(folder, data, rows)
-        try:
-            model = model_spec(config.model, folder.root)
-            capture_control(folder, config, slug, data, rows, model)
-            return
-        except AuditError as error:
-            reason = str(error)
+        for train in dict.fromkeys((config.training.train_mode, False)):
+            training = config.training.model_copy(update={"train_mode": train})
+            try:
+                model = model_spec(config.model, folder.root)
+                tried = config.model_copy(update={"training": training})
+                capture_control(folder, tried, slug, data, rows, model)
+                if reason is not None:
+                    progress.note(f"the positive control trains in eval mode: {reason}")
+                return
+            except AuditError as error:
+                reason = str(error)
+                break
+            except (RuntimeError, ValueError) as error:
+                # Batch norm refuses one image in train mode where only one pixel is left of it.
+                reason = f"one training step on one image failed: {error}"
+                shutil.rmtree(folder.captures / CONTROL, ignore_errors=True)
     progress.note(f"no positive control: {reason}")
     write_json(
         folder.federation(CONTROL), {"schema_version": 1, "weights_of": slug, "rounds": [], "reason": reason}

@@ -1,5 +1,6 @@
 """What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
 
+from fl_audit.attacks.losses import CROSS_ENTROPY
 from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
@@ -58,7 +59,7 @@ def learned(
     return updated
 
 
-def attackable(folder: RunFolder, outcome: AppOutcome) -> str | None:
+def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
     """Why the captures cannot be attacked; None if they can."""
     if outcome.secure:
         return (
@@ -75,7 +76,7 @@ def attackable(folder: RunFolder, outcome: AppOutcome) -> str | None:
         )
     if outcome.classes is None:
         return "the model's output is no table of logits (N, classes): its loss is not that of a classifier"
-    if outcome.loss not in (None, "cross-entropy"):
+    if outcome.loss not in (None, CROSS_ENTROPY) and config.threat.loss == CROSS_ENTROPY:
         return (
             f"the clients' loss is {outcome.loss}; the attacks know cross-entropy. Give it as a function of "
             "logits and labels: --loss module:function"

@@ -14,7 +14,7 @@ from fl_audit.core.types import CaptureKey
 from fl_audit.federation.apps import AppJob, AppOutcome, copy_app, read_app, run_app
 from fl_audit.federation.apps.normalise import find_normalisation
 from fl_audit.models.app_model import Recipe
-from tests.e2e.apps import PYPROJECT, SERVER, TASK, write_app
+from tests.e2e.apps import CLIENT, PYPROJECT, SERVER, TASK, write_app
 
 
 def run(app: Path, out: Path, **changes: Any) -> AppOutcome:
@@ -189,6 +189,34 @@ def test_a_normalisation_of_each_channel_is_told_from_others_by_what_fits() -> N
     torch.testing.assert_close(result.undo(fed), images)
     unknown = find_normalisation(fed, [], [], None)
     assert "--input-range LOW,HIGH" in str(unknown)
+
+
+def test_what_is_learned_survives_data_loader_workers_flat_images_and_other_losses(tmp_path: Path) -> None:
+    worker = """
+    class Digits(torch.utils.data.Dataset):
+        def __len__(self): return len(rows)
+        def __getitem__(self, i): return normalize(images[rows[i]]), labels[rows[i]]
+    return DataLoader(Digits(), batch_size=batch, num_workers=1)"""
+    start = TASK.index("    data = TensorDataset")
+    client = CLIENT.replace("model(images).argmax", "model(images.flatten(1)).argmax").replace(
+        "cross_entropy(model(images), labels)", "cross_entropy(model(images), labels, label_smoothing=0.1)"
+    )
+    app = write_app(
+        tmp_path,
+        package="odd_ways",
+        task=TASK[:start] + worker,
+        client=client.replace("torch.optim.SGD", "torch.optim.AdamW"),
+        before="images = images.flatten(1)",
+    )
+    outcome = run(app, tmp_path / "out", image_shape=(1, 8, 8))
+    assert outcome.failure is None
+    assert (outcome.image_shape, outcome.loss) == ((1, 8, 8), "cross_entropy(label_smoothing=0.1)")
+    assert str(outcome.normalisation).endswith("is in the app")
+    assert outcome.training is not None
+    assert outcome.training.optimizer == "adamw"
+    assert outcome.recipe == Recipe(
+        target="odd_ways.task:get_model", args=[32], mean=[0.5], std=[0.5], flat=True
+    )
 
 
 def test_captures_of_an_app_are_keyed_by_partition(tmp_path: Path) -> None:
