@@ -23,11 +23,16 @@ _ALIASES = {"num_examples": "num-examples"}  # how Flower's older API calls it
 
 
 class SentModel:
-    """The arrays of a message, read and hashed once for all the clients that get the same bytes."""
+    """The arrays of a message, read and hashed once for all the clients that get the same bytes.
+
+    Attributes:
+        size: bytes of all of them; 0 without arrays.
+    """
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         # Objects of its own over the same bytes: those of a message may change after it was sent.
         self._arrays = {name: Array(a.dtype, tuple(a.shape), a.stype, a.data) for name, a in arrays.items()}
+        self.size = sum(len(array.data) for array in arrays.values())
 
     @cached_property
     def read(self) -> tuple[dict[str, Tensor], str | None]:

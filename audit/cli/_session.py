@@ -3,6 +3,7 @@
 import sys
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,6 +14,9 @@ from fl_audit.core.compat import check_torch_pair
 from fl_audit.core.errors import ConfigError
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fl_audit.run.app_settings import AppSettings
 
 DEFAULT_OUT = "fl-audit-run"
 
@@ -27,7 +31,7 @@ def audit(
 ) -> int:
     """Start a run (``config``) or resume one (None), to its end; returns the exit code."""
     check_torch_pair()
-    from fl_audit.run.pipeline import finish_run, start_run
+    from fl_audit.run.pipeline import start_run
 
     if config is None:
         if root is None:
@@ -35,6 +39,23 @@ def audit(
         folder = RunFolder.open(root)
     else:
         folder = start_run(config, root or free_folder(), sys.argv, device, baseline_from)
+    return _finish(folder, fail_above, device)
+
+
+def audit_app(
+    app: Path, settings: "AppSettings", config: RunConfig, root: Path | None, *, fail_above: float | None
+) -> int:
+    """Audit a user's app to its end; returns the exit code."""
+    check_torch_pair()
+    from fl_audit.run.app_settings import start_app_run
+
+    folder = start_app_run(app, settings, config, root or free_folder(), sys.argv)
+    return _finish(folder, fail_above, None)
+
+
+def _finish(folder: RunFolder, fail_above: float | None, device: str | None) -> int:
+    from fl_audit.run.pipeline import finish_run
+
     try:
         with live_progress() as progress:
             summary = finish_run(folder, progress, device)

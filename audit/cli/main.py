@@ -10,6 +10,7 @@ import click
 import typer
 
 from fl_audit import __version__
+from fl_audit.cli import app as app_command
 from fl_audit.cli import compare, doctor, list_units, metrics, run, semsim, stages
 from fl_audit.cli._exit import INTERRUPTED
 from fl_audit.core.errors import AuditError
@@ -48,6 +49,7 @@ def _options(
 
 
 run.add(app)
+app_command.add(app)
 stages.add(app)
 compare.add(app)
 metrics.add(app)

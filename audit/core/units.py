@@ -119,6 +119,11 @@ class Defense(TrainingHooks, Unit):
         return strategy
 
     @property
+    def acts_at_server(self) -> bool:
+        """Whether the server must take part in it."""
+        return self.acts_on == "server"
+
+    @property
     def changes_update(self) -> bool:
         """Whether `apply` does anything. Where it does not, what a client sends may be of any form."""
         return self.acts_on == "update"

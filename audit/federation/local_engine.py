@@ -1,7 +1,7 @@
 """Engine ``local``: Flower's apps, strategies and messages in one process, repeatable to the bit."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -28,7 +28,15 @@ class LocalGrid(Grid):
     change, and nothing else. A client that raises gives an error reply, as in Flower's engines.
     """
 
-    def __init__(self, client_app: ClientApp, *, clients: int, seed: int, run_id: int) -> None:
+    def __init__(
+        self,
+        client_app: ClientApp,
+        *,
+        clients: int,
+        seed: int,
+        run_id: int,
+        run_config: Mapping[str, bool | float | int | str] | None = None,
+    ) -> None:
         self._app = client_app
         self._run = empty_run(run_id)
         self._contexts = {
@@ -37,7 +45,7 @@ class LocalGrid(Grid):
                 node_id=derive_seed(seed, "node", number),
                 node_config={"partition-id": number, "num-partitions": clients},
                 state=RecordDict(),
-                run_config={},
+                run_config=dict(run_config or {}),
             )
             for number in range(clients)
         }

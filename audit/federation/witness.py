@@ -8,7 +8,7 @@ inside the training function do not. Nothing is changed: results are the same to
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,11 @@ class _Call:
 
     images: Tensor
     train_mode: bool
+    root: nn.Module
+    outputs: tuple[int, ...]
     originals: Tensor | None = None
     labels: Tensor | None = None
+    loss: str | None = None
     differentiated: bool = False
 
 
@@ -110,16 +113,15 @@ class Witness:
         if not self.steps:
             return self.nothing
         pairs = [(call, number) for number, step in enumerate(self.steps) for call in step.calls]
-        for call, _ in pairs:
-            problem = _problem(call)
-            if problem is not None:
-                return problem
         if len({call.images.shape[1:] for call, _ in pairs}) > 1:
             return "the inputs of one round differ in shape"
+        images = self.pixels(torch.cat([call.images for call, _ in pairs]))
+        if isinstance(images, str):
+            return images
+        if any(call.labels is None for call, _ in pairs):
+            return "no loss with a target for every image was seen"
         return GroundTruth(
-            images=torch.cat(
-                [call.images if call.originals is None else call.originals for call, _ in pairs]
-            ),
+            images=_originals(images, [call for call, _ in pairs]),
             labels=torch.cat([call.labels for call, _ in pairs if call.labels is not None]),
             steps=torch.cat([torch.full((len(c.images),), n, dtype=torch.int64) for c, n in pairs]),
             indices=torch.full((sum(len(call.images) for call, _ in pairs),), -1, dtype=torch.int64),
@@ -130,8 +132,12 @@ class Witness:
             ),
         )
 
+    def pixels(self, inputs: Tensor) -> Tensor | str:
+        """What the model was fed as images ``(N, C, H, W)`` in [0, 1], or why it is none."""
+        return pixels(inputs)
+
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if self._depth == 0 and torch.is_grad_enabled():
+        if self._depth == 0 and torch.is_grad_enabled() and next(module.parameters(), None) is not None:
             # Copied before the model runs: it may change its input in place.
             self._entered = _images(inputs)
         self._depth += 1
@@ -148,7 +154,9 @@ class Witness:
             return  # an evaluation, a loss module, or a module that failed
         entered = entered or _images(kwargs.values())
         if entered:
-            call = _Call(entered[0], module.training, self._originals(entered[0]))
+            call = _Call(
+                entered[0], module.training, module, tuple(result.shape), self._originals(entered[0])
+            )
             self._open.append(call)
             result.register_hook(lambda _: setattr(call, "differentiated", True))  # type: ignore[no-untyped-call]  # torch
 
@@ -156,11 +164,11 @@ class Witness:
         told = self.told
         return told[1] if told is not None and torch.equal(told[0], images) else None
 
-    def _on_loss(self, target: Any) -> None:
+    def _on_loss(self, target: Any, name: str) -> None:
         if isinstance(target, Tensor) and torch.is_grad_enabled():
             for call in reversed(self._open):
                 if call.labels is None and target.ndim >= 1 and len(target) == len(call.images):
-                    call.labels = _labels(target)
+                    call.labels, call.loss = _labels(target), name
                     return
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -174,9 +182,9 @@ _watching: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witn
 
 
 class _Losses(TorchFunctionMode):
-    """Reports the target of every loss."""
+    """Reports target and name of every loss."""
 
-    def __init__(self, report: Callable[[Any], None]) -> None:
+    def __init__(self, report: Callable[[Any, str], None]) -> None:
         super().__init__()
         self._report = report
 
@@ -185,8 +193,28 @@ class _Losses(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _LOSSES:
-            self._report(kwargs.get("target", args[1] if len(args) > 1 else None))
+            self._report(kwargs.get("target", args[1] if len(args) > 1 else None), _loss_name(func, kwargs))
         return func(*args, **kwargs)
+
+
+def _loss_name(func: Any, kwargs: dict[str, Any]) -> str:
+    """``cross_entropy``, or e.g. ``cross_entropy(label_smoothing=0.1)`` where that changes what it is."""
+    usual = {"reduction": "mean", "label_smoothing": 0.0, "weight": None}
+    changed = [
+        f"{key}={kwargs[key]}"
+        for key in usual
+        if key != "weight" and kwargs.get(key, usual[key]) != usual[key]
+    ]
+    changed += ["weight=..."] if kwargs.get("weight") is not None else []
+    return f"{func.__name__}({', '.join(changed)})" if changed else str(func.__name__)
+
+
+def _originals(pixels: Tensor, calls: Sequence[_Call]) -> Tensor:
+    """What a person would recognise in what the model saw, which is ``pixels`` where nobody says else."""
+    parts = torch.split(pixels, [len(call.images) for call in calls])
+    return torch.cat(
+        [part if c.originals is None else c.originals for part, c in zip(parts, calls, strict=True)]
+    )
 
 
 def _images(values: Any) -> tuple[Tensor, ...]:
@@ -234,16 +262,14 @@ def _labels(target: Tensor) -> Tensor | None:
     return None
 
 
-def _problem(call: _Call) -> str | None:
-    images = call.images
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        return f"the model's input has shape {tuple(images.shape)}, expected images (N, 1 or 3, H, W)"
-    low, high = float(images.min()), float(images.max())
+def pixels(inputs: Tensor) -> Tensor | str:
+    """``inputs``, if they are images ``(N, C, H, W)`` in [0, 1]; else why not."""
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        return f"the model's input has shape {tuple(inputs.shape)}, expected images (N, 1 or 3, H, W)"
+    low, high = float(inputs.min()), float(inputs.max())
     if not (low >= 0 and high <= 1):
         return (
             f"the model's input runs from {low:.3g} to {high:.3g}, expected [0, 1]: "
             "make normalisation the first layer of the model"
         )
-    if call.labels is None:
-        return "no loss with a target for every image was seen"
-    return None
+    return inputs

@@ -30,14 +30,24 @@ class WrappedClientApp(ClientApp):
         defense: what happens to the arrays of a train reply before it leaves.
         seed: run seed; the defense draws from (seed, defense, round, client).
         keep: says for (round, client) whether truth is wanted; None means always.
+        witness: makes what watches a training.
     """
 
-    def __init__(self, inner: ClientApp, defense: Defense, *, seed: int, keep: Keep | None = None) -> None:
+    def __init__(
+        self,
+        inner: ClientApp,
+        defense: Defense,
+        *,
+        seed: int,
+        keep: Keep | None = None,
+        witness: Callable[[], Witness] = Witness,
+    ) -> None:
         super().__init__()
         self._inner = inner
         self._defense = defense
         self._seed = seed
         self._keep = keep
+        self._witness = witness
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Handle one message."""
@@ -60,7 +70,7 @@ class WrappedClientApp(ClientApp):
         number, client = _round(message), _client(context)
         _take(context)  # what nobody asked for in an earlier round
         if self._keep is None or self._keep(number, client):
-            with Witness() as seen:
+            with self._witness() as seen:
                 reply = self._inner(message, context)
             for key, record in pack(seen.truth(), number).items():
                 context.state[key] = record

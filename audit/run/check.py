@@ -45,9 +45,20 @@ def check_names(config: RunConfig) -> Units:
         {spec: defenses.create(spec) for spec in config.defense_specs()},
         {spec: attacks.create(spec) for spec in config.attack.names},
     )
+    check_attacks(config, units.attacks)
+    return units
+
+
+def check_attacks(config: RunConfig, chosen: dict[str, Attack]) -> None:
+    """Check that the metrics exist and that the threat model grants what the attacks need.
+
+    Raises:
+        ConfigError: a metric is unknown.
+        KnowledgeError: an attack needs what is not granted, or there is no such loss.
+    """
     chosen_metrics(config.grade.metrics)
     granted = granted_names(config.threat)
-    for spec, attack in units.attacks.items():
+    for spec, attack in chosen.items():
         missing = sorted(attack.needs - granted)
         if missing:
             raise KnowledgeError(
@@ -56,7 +67,6 @@ def check_names(config: RunConfig) -> Units:
             )
         if "loss" in attack.needs:
             find_loss(config.threat.loss, spec)
-    return units
 
 
 def granted_names(threat: ThreatConfig) -> frozenset[str]:

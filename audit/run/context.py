@@ -18,6 +18,7 @@ from fl_audit.run.architecture import architecture
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 from fl_audit.run.originals import Originals, originals
+from fl_audit.run.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,9 @@ class ContextReader:
         weights = read_sent(self._folder.captures, key)
         try:
             with seeded_globals(0, "architecture"):  # the weights drawn here are replaced
-                spec = architecture(self._model_name, self._defenses.get(key.defense))
+                spec = architecture(self._model_name, self._defenses.get(key.defense), self._folder.root)
                 model = spec.build(self._dataset.shape, len(self._dataset.classes))
-            model.load_state_dict(weights)
+            load_weights(model, weights)
         except (AuditError, ImportError, RuntimeError) as error:
             # A copied run folder is graded where a user's own model need not be; the rest is measured.
             logger.warning("the attacked model %r cannot be built here: %s", self._model_name, error)

@@ -20,6 +20,7 @@ from fl_audit.core.units import ImageData, ModelSpec
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder
 from fl_audit.run.grants import grant, write_grant
+from fl_audit.run.weights import load_weights
 
 
 def capture_control(
@@ -87,13 +88,14 @@ def one_step(
     weights = dict(sent)
     with seeded_globals(config.seed, "control", key.round, key.client):
         net = model.build(data.image_shape, len(data.classes))
-        net.load_state_dict(weights)
+        names = load_weights(net, weights)
         net.train(config.training.train_mode)
         image, label = data.images[index : index + 1], data.labels[index : index + 1]
         rate = config.training.learning_rate
         torch.autograd.backward(cross_entropy(net(image), label))
         torch.optim.SGD(net.parameters(), lr=rate).step()
-    received = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+    state = net.state_dict()
+    received = {theirs: state[ours].detach().clone() for ours, theirs in names.items()}
     details = TrainingDetails(
         learning_rate=rate, local_steps=1, batch_size=1, train_mode=config.training.train_mode
     )

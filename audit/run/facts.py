@@ -13,6 +13,7 @@ from fl_audit.core.registry import Unit
 from fl_audit.core.units import ImageData
 from fl_audit.metrics import Metric, RecognisabilityRule
 from fl_audit.reports.describe import metric_facts
+from fl_audit.reports.facts import Params
 from fl_audit.reports.schema import (
     Attacked,
     DatasetFacts,
@@ -48,6 +49,20 @@ GUESS_WORDS = {
 }
 
 
+class AppScene(BaseModel):
+    """What there is to say of an audited app in place of a scenario.
+
+    Attributes:
+        words: what ran and what was found out about it.
+        training: how its clients train, as seen.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    words: str
+    training: Params
+
+
 class Scene(BaseModel):
     """What the capture stage saw of data and model, kept so that later stages need neither."""
 
@@ -55,6 +70,7 @@ class Scene(BaseModel):
 
     dataset: DatasetFacts
     model: ModelFacts
+    app: AppScene | None = None
 
 
 def write_scene(folder: RunFolder, config: RunConfig, units: Units, data: ImageData, parameters: int) -> None:
@@ -93,7 +109,11 @@ def run_facts(
     return RunFacts(
         run_id=manifest["run_id"],
         seed=config.seed,
-        scenario=Scenario(name=config.scenario, words=scenario_words(config)),
+        scenario=(
+            Scenario(name="your app, unmodified", words=scene.app.words)
+            if scene.app
+            else Scenario(name=config.scenario, words=scenario_words(config))
+        ),
         threat_model=ThreatModel(
             level=config.threat.level,
             words=config.threat.words,
@@ -108,13 +128,13 @@ def run_facts(
             clients=config.federation.clients,
             rounds=config.federation.rounds,
             fraction=config.federation.fraction,
-            training=config.training.model_dump(mode="json"),
+            training=scene.app.training if scene.app else config.training.model_dump(mode="json"),
         ),
         attacks=[_unit(spec, attacks.create(spec)) for spec in config.attack.names],
         attacked=Attacked(
             rounds=config.attacked_rounds(),
             clients=attacked_clients(folder, config),
-            rule=attacked_rule(config),
+            rule=attacked_rule(config, everyone=config.federation.fraction == 1 and scene.app is None),
         ),
         recognisability=Recognisability(
             name=rule.name,
@@ -163,8 +183,11 @@ def attacked_clients(folder: RunFolder, config: RunConfig) -> list[int]:
     return sorted({client for key in keys for client in looked_at(folder, key, config)})
 
 
-def attacked_rule(config: RunConfig) -> str:
-    """How the attacked rounds and clients were chosen, and how long an attack may take, in words."""
+def attacked_rule(config: RunConfig, *, everyone: bool) -> str:
+    """How the attacked rounds and clients were chosen, and how long an attack may take, in words.
+
+    ``everyone``: whether all clients are known to take part in every round.
+    """
     rounds, clients = config.federation.rounds, config.federation.clients
     which = (
         "all rounds"
@@ -172,7 +195,7 @@ def attacked_rule(config: RunConfig) -> str:
         else f"{len(config.attacked_rounds())} of {rounds} rounds, evenly spaced"
     )
     who, most = "all clients", config.attack.clients
-    if config.federation.fraction < 1:
+    if not everyone:
         who = "all clients that took part in such a round"
         if most is not None:
             who = f"of the clients that took part in such a round, the {most} with the lowest ids"

@@ -32,6 +32,7 @@ class RunFolder:
         self.findings = root / "findings.jsonl"
         self.summary = root / "summary.json"
         self.report = root / "report.html"
+        self.app = root / "app.json"
 
     @classmethod
     def create(cls, root: Path) -> "RunFolder":

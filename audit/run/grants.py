@@ -160,7 +160,7 @@ def read_knowledge(path: Path, key: CaptureKey) -> Knowledge:
     if granted.model is not None and granted.image_shape is not None and granted.num_classes is not None:
         # The weights drawn here are thrown away: the attack loads those that the server sent.
         with seeded_globals(0, "architecture"):
-            spec = architecture(granted.model, granted.altered_by)
+            spec = architecture(granted.model, granted.altered_by, path.parents[2])
             model = spec.build(granted.image_shape, granted.num_classes)
     return Knowledge(
         level=granted.level,

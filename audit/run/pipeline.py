@@ -67,12 +67,16 @@ def finish_run(folder: RunFolder, progress: Progress, device: str | None = None)
     Raises:
         AuditError: the federation failed; what it captured stays.
     """
-    from fl_audit.run.capture_stage import capture_run  # needs Flower, which the later stages do not
+    from fl_audit.run.app_capture import capture_app  # needs Flower, which the later stages do not
+    from fl_audit.run.capture_stage import capture_run
 
     config = folder.load_config()
     chosen: torch.device = pick_device(device or config.attack.device)
     with folder.lock():
-        capture_run(folder, config, progress, chosen)
+        if folder.app.is_file():
+            config = capture_app(folder, config, progress)
+        else:
+            capture_run(folder, config, progress, chosen)
         attack_captures(folder, config, progress, chosen)
         summary = grade_run(folder, config, progress)
         progress.stage("report", 1)

@@ -72,6 +72,11 @@ class Stack(HookChain, Defense):
         return strategy
 
     @property
+    def acts_at_server(self) -> bool:
+        """Whether any member does."""
+        return any(member.acts_at_server for member in self.members)
+
+    @property
     def changes_update(self) -> bool:
         """Whether any member changes what a client sends."""
         return any(member.changes_update for member in self.members)

@@ -130,7 +130,8 @@ def test_attacked_rounds_are_spaced_evenly() -> None:
     ],
 )
 def test_the_report_says_how_the_attacked_were_chosen(settings: dict[str, object], words: str) -> None:
-    assert attacked_rule(resolve_config(None, settings)).endswith(words)
+    config = resolve_config(None, settings)
+    assert attacked_rule(config, everyone=config.federation.fraction == 1).endswith(words)
 
 
 def test_the_baseline_runs_unless_it_is_switched_off() -> None:

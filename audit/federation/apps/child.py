@@ -1,0 +1,224 @@
+"""The process that runs one app under one defense: ``python -m fl_audit.federation.apps.child JOB FD``.
+
+It tells the auditor's process of each round through the descriptor FD, and leaves captures, truth and an
+outcome on disk. It ends by itself when that process is gone.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fl_audit.core.errors import ConfigError
+from fl_audit.core.files import read_model, write_json, write_tensors
+from fl_audit.core.registry import import_object
+from fl_audit.core.seeding import derive_seed, seeded_globals
+from fl_audit.federation._flwr_private import task_identity
+from fl_audit.federation.apps import _flwr_config as flower
+from fl_audit.federation.apps.grid import AppGrid, LoudApp
+from fl_audit.federation.apps.job import HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
+from fl_audit.federation.apps.watch import AppWitness, Watch
+from fl_audit.federation.truth import hello
+from fl_audit.federation.wrapped import WrappedClientApp
+from fl_audit.models.app_model import Recipe
+from fl_audit.strategies.defenses import defenses
+from fl_audit.strategies.interception import AuditGrid
+
+WAITING = 60.0
+"""Seconds without a message after which a server that keeps asking for nodes is taken to wait for more."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the job; the process ends here, whatever threads the app has left running."""
+    job = read_model(Path(arguments[0]), AppJob, "the job of an app")
+    pipe = os.fdopen(int(arguments[1]), "w", buffering=1)
+    _end_with_parent()
+    run = _Run(job, Path(arguments[0]).parent, pipe)
+    run.start()
+    run.finish(None)
+
+
+class _Run:
+    """One federation of the app."""
+
+    def __init__(self, job: AppJob, place: Path, pipe: Any) -> None:
+        self._job, self._place, self._pipe = job, place, pipe
+        self._notes: list[str] = []
+        self._failure: AppFailure | None = None
+        self._watch = Watch(
+            input_range=job.input_range,
+            image_shape=job.image_shape,
+            model=None if job.model is None else Recipe(target=job.model),
+        )
+        rounds = None if job.rounds is None else set(job.rounds)
+        self._keep: Callable[[int, int], bool] = lambda number, client: rounds is None or number in rounds
+        self._recorder = BudgetRecorder(
+            Path(job.out), defense=job.slug, keep=self._keep, clients=job.attacked, budget=job.disk
+        )
+        self._observer = AppObserver(
+            Path(job.out) / "truth", self._recorder, lambda n: self._tell({"round": n})
+        )
+        self._over = threading.Lock()
+
+    def start(self) -> None:
+        """Load the app and run it to its end."""
+        job = self._job
+        with self._watch.hooked():
+            try:
+                with self._watch.origins.watching():
+                    server = flower.load_component(job.server, ServerApp, Path.cwd())
+                    client = flower.load_component(job.client, ClientApp, Path.cwd())
+            except BaseException as error:  # also an app that exits while it is imported
+                self._fail("import", error)
+                return
+            if job.truth is not None:
+                self._observer.operator = import_object(job.truth, "truth")
+            self._federate(server, client)
+
+    def _federate(self, server: ServerApp, client: ClientApp) -> None:
+        job, watch = self._job, self._watch
+        wrapped = WrappedClientApp(
+            LoudApp(client),
+            defenses.create(job.defense),
+            seed=job.seed,
+            keep=self._keep,
+            witness=lambda: AppWitness(watch),
+        )
+        run_id = derive_seed(job.seed, "run")
+        with task_identity(run_id):
+            grid = AppGrid(
+                wrapped,
+                clients=job.clients,
+                seed=job.seed,
+                run_id=run_id,
+                run_config=job.config,
+                limit=job.timeout,
+                watch=watch,
+            )
+            clients = hello(grid, list(grid.get_node_ids()), job.timeout)
+            self._observer.clients = clients
+            self._recorder.know_clients(clients)
+            threading.Thread(target=self._guard_waiting, args=(grid,), daemon=True).start()
+            audited = AuditGrid(grid, self._recorder, observer=self._observer)
+            try:
+                self._serve(server, audited, run_id)
+            except SystemExit as error:
+                self._notes.append(f"the server app ended by sys.exit({error.code!r})")
+            except BaseException as error:
+                self._fail("server", error)
+
+    def _serve(self, server: ServerApp, grid: Grid, run_id: int) -> None:
+        context = Context(run_id, 0, {}, RecordDict(), dict(self._job.config))
+        with seeded_globals(self._job.seed, "app", "server"), self._watch.losses():
+            server(grid, context)
+
+    def _guard_waiting(self, grid: AppGrid) -> None:
+        """End a server that waits for more nodes than there are, as Flower's strategies do for ever."""
+        limit = min(WAITING, self._job.timeout)
+        while True:
+            time.sleep(1.0)
+            if grid.asked_since_push > 2 and time.monotonic() - grid.last_activity > limit:
+                self._failure = AppFailure(
+                    where="wait",
+                    text="the server app keeps asking for nodes and sends nothing: it seems to wait for more "
+                    f"than the {self._job.clients} clients that there are (min_available_nodes, "
+                    "min_available_clients). Give as many as it wants: --clients N",
+                )
+                self.finish(None)
+
+    def _fail(self, where: Any, error: BaseException) -> None:
+        traceback.print_exception(error)
+        if isinstance(error, SystemExit):
+            text = f"the app called sys.exit({error.code!r})"
+        else:
+            text = f"{type(error).__name__}: {error}"
+        self._failure = AppFailure(where=where, text=text, traceback=_own(error))
+
+    def finish(self, failure: AppFailure | None) -> None:
+        """Write the outcome and end the process."""
+        with self._over:
+            watch, observer = self._watch, self._observer
+            recipe = watch.complete_recipe()
+            missing = watch.recipe_missing
+            if recipe is not None:
+                missing = self._problem(recipe)
+                recipe = None if missing else recipe
+            if self._recorder.left_out:
+                left = self._recorder.left_out
+                self._notes.append(
+                    f"{len(left)} captures from round {left[0].round}, client {left[0].client} on were not "
+                    f"written: they would take more than the {self._job.disk:,} bytes of --disk"
+                )
+            outcome = AppOutcome(
+                failure=failure or self._failure,
+                rounds=observer.rounds,
+                accuracy=observer.accuracy,
+                participation=dict(observer.participation),
+                failures=observer.failures,
+                truth_missing=observer.truth_missing,
+                recipe=recipe,
+                recipe_missing=missing,
+                image_shape=watch.image_shape,
+                classes=watch.classes,
+                parameters=watch.parameters,
+                loss=watch.loss,
+                training=observer.training,
+                normalisation=None if watch.normalisation is None else watch.normalisation.how,
+                torch=watch.called_model,
+                secure=self._recorder.secure,
+                notes=self._notes,
+            )
+            held = watch.held_out()
+            if held is not None:
+                write_tensors(self._place / HELD_OUT, {"images": held[0], "labels": held[1]})
+            write_json(self._place / OUTCOME, outcome.model_dump(mode="json"))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _problem(self, recipe: Recipe) -> str | None:
+        """Why the recipe does not work in another process; only a user's own can still be wrong."""
+        if self._job.model is None:
+            return None
+        try:
+            recipe.make(Path(self._job.code))
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        self._pipe.write(json.dumps(event) + "\n")
+
+
+def _own(error: BaseException) -> str:
+    """The traceback from the app's first own line on, without paths of this machine's folders."""
+    here = str(Path.cwd())
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((place for place, frame in enumerate(frames) if frame.filename.startswith(here)), 0)
+    lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
+    return "".join(lines).replace(f"{here}/", "").rstrip()
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="fl-audit-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,128 @@
+"""What the process that runs an app is told, and what it tells: JSON files, checked on both sides."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fl_audit.core.types import TrainingDetails
+from fl_audit.models.app_model import Recipe
+
+Value = bool | int | float | str
+
+OUTCOME = "outcome.json"
+"""What the process saw, an `AppOutcome`."""
+HELD_OUT = "held-out.safetensors"
+"""Images that models were evaluated on, and their labels."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AppJob(_Model):
+    """One federation of an app under one defense.
+
+    Attributes:
+        folder: the working copy of the app, the process's current folder.
+        code: the copy that models are rebuilt from.
+        server: ``module:attribute`` of its ServerApp.
+        client: ``module:attribute`` of its ClientApp.
+        config: its run config.
+        clients: supernodes.
+        seed: seeds the global generators around every call of the app.
+        defense: what happens to each update before it leaves.
+        slug: folder name of the defense.
+        out: the run folder.
+        rounds: rounds to capture; None: all.
+        attacked: how many clients to capture, lowest ids; None: all.
+        timeout: seconds that a client may take for one message.
+        disk: bytes that captures may take.
+        input_range: what 0 and 1 of an image are at the model's input, where the user says so.
+        image_shape: ``(C, H, W)`` of images that the model takes flat, where the user says so.
+        model: ``module:function`` of no arguments that builds the model, where the user says so.
+        truth: ``module:function(client, round)`` for (images, labels), where the user says so.
+    """
+
+    folder: str
+    code: str
+    server: str
+    client: str
+    config: dict[str, Value]
+    clients: int
+    seed: int
+    defense: str
+    slug: str
+    out: str
+    rounds: list[int] | None
+    attacked: int | None
+    timeout: float
+    disk: int
+    input_range: tuple[float, float] | None = None
+    image_shape: tuple[int, int, int] | None = None
+    model: str | None = None
+    truth: str | None = None
+
+
+class Problem(_Model):
+    """Something that went wrong with one client in one round."""
+
+    round: int
+    client: int
+    reason: str
+
+
+class RoundAccuracy(_Model):
+    """Mean accuracy that the clients reported on their own test data, and each one's."""
+
+    round: int
+    clients: dict[int, float] = {}
+
+
+class AppFailure(_Model):
+    """How the app ended before its time."""
+
+    where: Literal["import", "server", "wait", "process"]
+    text: str
+    traceback: str = ""
+
+
+class AppOutcome(_Model):
+    """What the process saw.
+
+    Attributes:
+        failure: why the app stopped early; None if it ran to its end.
+        rounds: rounds in which clients trained.
+        accuracy: by round.
+        participation: how many times each client's update left it.
+        failures: clients whose update was of no use.
+        truth_missing: captures without truth.
+        recipe: how to build the model; None if that was not found out.
+        recipe_missing: why there is none.
+        image_shape: ``(C, H, W)`` of the images that clients trained on; None: no images were seen.
+        classes: number of logits.
+        parameters: trainable values of the model.
+        loss: ``cross-entropy``, or what the clients used instead.
+        training: how the first client trained.
+        normalisation: how it was found out what 0 and 1 of an image are, in words.
+        torch: whether any model of PyTorch was called.
+        secure: whether the app aggregates securely (SecAgg).
+        notes: one sentence each.
+    """
+
+    failure: AppFailure | None = None
+    rounds: list[int] = []
+    accuracy: list[RoundAccuracy] = []
+    participation: dict[int, int] = {}
+    failures: list[Problem] = []
+    truth_missing: list[Problem] = []
+    recipe: Recipe | None = None
+    recipe_missing: str | None = None
+    image_shape: tuple[int, int, int] | None = None
+    classes: int | None = None
+    parameters: int | None = None
+    loss: str | None = None
+    training: TrainingDetails | None = None
+    normalisation: str | None = None
+    torch: bool = False
+    secure: bool = False
+    notes: list[str] = []

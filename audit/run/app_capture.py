@@ -1,0 +1,192 @@
+"""The capture stage of a user's app: one federation for each defense in a process of its own, then controls.
+
+What the app turned out to be, its model and how its clients train, is learned from the first federation.
+"""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from fl_audit.core.captures import list_captures, read_truth, read_update
+from fl_audit.core.errors import CaptureError, FederationError
+from fl_audit.core.files import write_json, write_text
+from fl_audit.core.progress import Progress
+from fl_audit.core.types import GroundTruth, Reconstruction, Scalar
+from fl_audit.federation.apps import AppJob, AppOutcome, run_app
+from fl_audit.reports.schema import ClientFacts, ClientFailure, Utility, UtilityRound
+from fl_audit.run.app_control import control_of_app
+from fl_audit.run.app_scene import attackable, learned, write_app_scene
+from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
+from fl_audit.run.config import RunConfig
+from fl_audit.run.folder import CONTROL, RunFolder, slugs
+from fl_audit.run.grants import grant, write_grant
+from fl_audit.run.jobs import jobs
+from fl_audit.run.load import dump_config
+from fl_audit.run.record import FederationRecord, write_record
+from fl_audit.run.results import write_reconstruction
+from fl_audit.run.weights import CODE, RECIPE
+
+
+def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> RunConfig:
+    """Run every federation of the app that is not finished yet; returns the configuration as it turned out.
+
+    Raises:
+        FederationError: the app failed before anything could be captured; its own traceback is in it.
+    """
+    settings = read_settings(folder)
+    named = slugs(config.defense_specs())
+    todo = [spec for spec, slug in named.items() if not folder.federation(slug).is_file()]
+    if not todo and folder.federation(CONTROL).is_file():
+        return config
+    progress.stage("federation", len(todo) * (settings.rounds or 1))
+    for spec in todo:
+        outcome = _federate(folder, config, settings, spec, named[spec], progress)
+        if not folder.scene.is_file():
+            config = learned(folder, config, settings, outcome, named[spec])
+            write_text(folder.config, dump_config(config))
+            if outcome.recipe is not None:
+                write_json(folder.root / RECIPE, outcome.recipe.model_dump(mode="json"))
+            write_app_scene(folder, config, settings, outcome, named[spec])
+        _grants(folder, config, outcome, named[spec], progress)
+        write_record(folder.federation(named[spec]), _record(folder, settings, outcome, named[spec]))
+    if not folder.federation(CONTROL).is_file():
+        _clear(folder, CONTROL)
+        control_of_app(folder, config, named, progress)
+    return config
+
+
+def _federate(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, spec: str, slug: str, progress: Progress
+) -> AppOutcome:
+    _clear(folder, slug)
+    progress.begin(f"{settings.name} under {spec}")
+    seen = 0
+
+    def on_round(_: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen <= (settings.rounds or 1):
+            progress.advance()
+
+    known = settings.rounds is not None or folder.scene.is_file()
+    place = folder.root / PROCESSES / slug
+    outcome = run_app(
+        AppJob(
+            folder="",
+            code=str((folder.root / CODE).resolve()),
+            server=settings.server,
+            client=settings.client,
+            config=settings.config,
+            clients=settings.clients,
+            seed=config.seed,
+            defense=spec,
+            slug=slug,
+            out=str(folder.root.resolve()),
+            rounds=config.attacked_rounds() if known else None,
+            attacked=config.attack.clients,
+            timeout=settings.timeout,
+            disk=settings.disk,
+            input_range=settings.input_range,
+            image_shape=settings.image_shape,
+            model=settings.model,
+            truth=settings.truth,
+        ),
+        place,
+        on_round,
+    )
+    _judge(folder, outcome, slug, place, progress)
+    return outcome
+
+
+def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progress: Progress) -> None:
+    """Fail where nothing was captured; where something was, say what went wrong and go on."""
+    usable = [
+        key for key in list_captures(folder.captures, slug) if read_update(folder.captures, key).received
+    ]
+    failure = outcome.failure
+    log = f"What the app printed: {place / 'app.log'}"
+    if failure is not None:
+        whose = {
+            "import": "the app cannot be imported",
+            "server": "the app's server failed",
+            "wait": "the app does not go on",
+            "process": "the app's process ended",
+        }[failure.where]
+        text = f"{whose}: {failure.text}"
+        if failure.traceback and not usable:
+            text += (
+                f"\n  the app's own traceback:\n    {failure.traceback.replace(chr(10), chr(10) + '    ')}"
+            )
+        if not usable:
+            if failure.where == "import" and "ModuleNotFoundError" in failure.text:
+                text += "\nInstall what the app needs into this environment, e.g. pip install -e DIR"
+            raise FederationError(f"{text}\n{log}")
+        progress.note(f"{text}. What was captured until then is kept and attacked. {log}")
+    elif not usable and not outcome.secure:
+        reasons = sorted({problem.reason for problem in outcome.failures})
+        if reasons:
+            raise FederationError(
+                f"the app ran to its end, but every client failed: {'; '.join(reasons[:5])}\n{log}"
+            )
+        raise FederationError(f"the app ran to its end, but no client was asked to train\n{log}")
+    for note in outcome.notes:
+        progress.note(note)
+    for problem in outcome.failures[:10]:
+        progress.note(f"client {problem.client} failed in round {problem.round}: {problem.reason}")
+
+
+def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress) -> None:
+    """Write what the attacker is told of each capture; what cannot be attacked gets its result at once."""
+    reason = attackable(config, outcome)
+    if reason is not None:
+        progress.note(f"not attacked: {reason}")
+    shape, classes = outcome.image_shape, outcome.classes
+    for key in list_captures(folder.captures, slug):
+        if reason is None and shape is not None and classes is not None:
+            truth: GroundTruth | None = None
+            with contextlib.suppress(CaptureError):  # a client that failed has none; its finding says so
+                truth = read_truth(folder.truth, key)
+            granted = grant(config.threat, truth, model=config.model, num_classes=classes, image_shape=shape)
+            write_grant(folder.knowledge_file(key), granted)
+    if reason is not None:
+        for job in jobs(folder, config):
+            if job.key.defense == slug:
+                write_reconstruction(job.folder, Reconstruction("failed", reason=reason))
+
+
+def _record(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> FederationRecord:
+    in_clear: dict[int, dict[str, Scalar]] = {}
+    for key in list_captures(folder.captures, slug):
+        update = read_update(folder.captures, key)
+        in_clear[key.client] = dict(update.metrics) or in_clear.get(key.client, {})
+    rounds = [
+        UtilityRound(
+            round=entry.round,
+            client_accuracy=sum(entry.clients.values()) / len(entry.clients) if entry.clients else None,
+        )
+        for entry in outcome.accuracy
+    ]
+    last = outcome.accuracy[-1].clients if outcome.accuracy else {}
+    return FederationRecord(
+        utility=Utility(rounds=rounds),
+        clients=[
+            ClientFacts(
+                client=client,
+                rounds_participated=outcome.participation.get(client, 0),
+                accuracy=last.get(client),
+                in_clear=in_clear.get(client, {}),
+                failures=[
+                    ClientFailure(round=failure.round, reason=failure.reason)
+                    for failure in outcome.failures
+                    if failure.client == client
+                ],
+            )
+            for client in range(settings.clients)
+        ],
+    )
+
+
+def _clear(folder: RunFolder, slug: str) -> None:
+    """Remove what an interrupted federation left, so that no half capture of it is ever attacked."""
+    for part in (folder.captures, folder.truth, folder.knowledge, folder.reconstructions):
+        shutil.rmtree(part / slug, ignore_errors=True)

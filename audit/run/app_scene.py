@@ -1,0 +1,183 @@
+"""What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
+
+from fl_audit.attacks.losses import CROSS_ENTROPY
+from fl_audit.core.captures import list_captures, read_truth, read_update
+from fl_audit.core.errors import CaptureError
+from fl_audit.core.files import write_json
+from fl_audit.federation.apps import AppOutcome
+from fl_audit.reports.schema import DatasetFacts, ModelFacts
+from fl_audit.run.app_settings import AppSettings
+from fl_audit.run.config import RunConfig
+from fl_audit.run.facts import AppScene, Scene
+from fl_audit.run.folder import RunFolder
+from fl_audit.strategies._content import short
+
+FEW = 64
+"""Images in an update up to which labels are granted unless the user says otherwise: attacks attempt no more
+than this without labels, and as many as there are with them."""
+
+MOST = 8
+"""Arrays that are listed."""
+
+NOT_IMAGES = "not a gradient of an image model"
+
+
+def learned(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
+) -> RunConfig:
+    """The configuration with rounds, training and granted labels as the first federation showed them."""
+    total = max(outcome.rounds, default=1) if settings.rounds is None else settings.rounds
+    updated = config.model_copy(
+        update={
+            "federation": config.federation.model_copy(update={"rounds": total}),
+            "attack": config.attack.model_copy(
+                update={
+                    "rounds": None if settings.attack_rounds is None else min(settings.attack_rounds, total)
+                }
+            ),
+        }
+    )
+    if settings.rounds is None:
+        _keep_only(folder, slug, set(updated.attacked_rounds()))
+    if settings.labels is None:
+        few = _most_images(folder, slug) <= FEW
+        updated = updated.model_copy(update={"threat": config.threat.model_copy(update={"labels": few})})
+    seen = outcome.training
+    if seen is not None:
+        training = config.training.model_copy(
+            update={
+                "batch_size": max(seen.batch_size, 1),
+                "local_steps": max(seen.local_steps, 1),
+                "local_epochs": None,
+                "learning_rate": seen.learning_rate or config.training.learning_rate,
+                "momentum": min(seen.momentum, 0.999),
+                "weight_decay": seen.weight_decay,
+                "train_mode": seen.train_mode,
+            }
+        )
+        updated = updated.model_copy(update={"training": training})
+    return updated
+
+
+def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
+    """Why the captures cannot be attacked; None if they can."""
+    if outcome.secure:
+        return (
+            "the app aggregates securely (SecAgg+): what each client sends is masked and holds no gradient "
+            "for the server; it sees the aggregate alone"
+        )
+    if outcome.image_shape is None:
+        reasons = sorted({problem.reason for problem in outcome.truth_missing})
+        why = "; ".join(reasons[:3]) or "no training was captured"
+        if not outcome.torch:
+            why = "no model of PyTorch was called in this app"
+        return (
+            why if NOT_IMAGES in why or "--input-range" in why else f"{NOT_IMAGES}, as far as was seen: {why}"
+        )
+    if outcome.classes is None:
+        return "the model's output is no table of logits (N, classes): its loss is not that of a classifier"
+    if outcome.loss not in (None, CROSS_ENTROPY) and config.threat.loss == CROSS_ENTROPY:
+        return (
+            f"the clients' loss is {outcome.loss}; the attacks know cross-entropy. Give it as a function of "
+            "logits and labels: --loss module:function"
+        )
+    if outcome.recipe is None:
+        return (
+            f"the model cannot be built again outside the app: {outcome.recipe_missing}. Give a function of "
+            "no arguments that builds it: --model module:function"
+        )
+    return None
+
+
+def write_app_scene(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
+) -> None:
+    """Write ``scene.json``."""
+    shape = outcome.image_shape or (0, 0, 0)
+    scene = Scene(
+        dataset=DatasetFacts(
+            name=config.data.dataset,
+            title=f"the training data of {settings.name}",
+            shape=shape,
+            classes=[str(number) for number in range(outcome.classes or 0)],
+            images=0,
+            partition=config.data.partition,
+        ),
+        model=ModelFacts(
+            name="unknown" if outcome.recipe is None else outcome.recipe.words,
+            params={},
+            parameters=outcome.parameters or 0,
+        ),
+        app=AppScene(words=_words(folder, settings, outcome, slug), training=_training(outcome)),
+    )
+    write_json(folder.scene, scene.model_dump(mode="json"))
+
+
+def _seen(folder: RunFolder, slug: str) -> str:
+    """What the server saw of a client that trains no image model: sizes, and metrics in clear."""
+    for key in list_captures(folder.captures, slug):
+        update = read_update(folder.captures, key)
+        if update.received:
+            sizes = [
+                f"{short(name, 60)} ({' x '.join(map(str, value.shape)) or 'one value'})"
+                for name, value in update.received.items()
+            ]
+            more = f" and {len(sizes) - MOST} more" if len(sizes) > MOST else ""
+            metrics = ", ".join(short(name, 60) for name in update.metrics) or "none"
+            return (
+                f"What the server sees of each client: {len(sizes)} arrays, {', '.join(sizes[:MOST])}{more}; "
+                f"metrics in clear: {metrics}."
+            )
+    return "No array came back to the server."
+
+
+def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> str:
+    words = [
+        f"The Flower app {settings.name} as it is, {settings.clients} clients ({settings.clients_from}), "
+        "engine local."
+    ]
+    if outcome.recipe is not None:
+        words.append(f"Its model was found to be {outcome.recipe.words}.")
+    if outcome.normalisation is not None:
+        words.append(f"Normalisation of the images: {outcome.normalisation}.")
+    if outcome.image_shape is None:
+        words.append(_seen(folder, slug))
+    if outcome.secure:
+        words.append("It aggregates securely (SecAgg+): single updates reach the server masked.")
+    if outcome.failure is not None:
+        words.append(f"It did not run to its end: {outcome.failure.text}.")
+    return " ".join(words)
+
+
+def _training(outcome: AppOutcome) -> dict[str, object]:
+    seen = outcome.training
+    if seen is None:
+        return {}
+    facts: dict[str, object] = {
+        "optimizer": seen.optimizer,
+        "learning_rate": seen.learning_rate,
+        "batch_size": seen.batch_size,
+        "local_steps": seen.local_steps,
+        "train_mode": seen.train_mode,
+        "loss": outcome.loss,
+    }
+    return facts | {name: value for name in ("momentum", "weight_decay") if (value := getattr(seen, name))}
+
+
+def _most_images(folder: RunFolder, slug: str) -> int:
+    most = 0
+    for key in list_captures(folder.captures, slug):
+        try:
+            most = max(most, len(read_truth(folder.truth, key).unique().images))
+        except CaptureError:
+            continue
+    return most
+
+
+def _keep_only(folder: RunFolder, slug: str, rounds: set[int]) -> None:
+    """Remove captures of rounds that are not attacked, once it is known how many there were."""
+    for key in list_captures(folder.captures, slug):
+        if key.round not in rounds:
+            for root in (folder.captures, folder.truth):
+                for ending in ("json", "safetensors"):
+                    (root / slug / f"{key.stem}.{ending}").unlink(missing_ok=True)

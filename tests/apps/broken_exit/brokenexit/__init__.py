@@ -1,0 +1,1 @@
+"""brokenexit: A Flower app whose clients exit."""

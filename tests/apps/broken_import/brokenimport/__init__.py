@@ -1,0 +1,1 @@
+"""brokenimport: A Flower app that needs a package nobody has."""

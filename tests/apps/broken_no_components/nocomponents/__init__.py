@@ -1,0 +1,1 @@
+"""nocomponents: A Flower app whose pyproject.toml names no components."""

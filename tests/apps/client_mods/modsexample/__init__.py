@@ -1,0 +1,1 @@
+"""modsexample: A Flower / PyTorch app with mods."""

@@ -1,0 +1,1 @@
+"""customstrategy: A Flower / PyTorch app with its own strategy."""

@@ -1,0 +1,1 @@
+"""legacyexample: A Flower / PyTorch app."""

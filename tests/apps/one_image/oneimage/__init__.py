@@ -1,0 +1,1 @@
+"""oneimage: A Flower / PyTorch app that takes one small step a round."""

@@ -1,0 +1,76 @@
+"""Captures that ``audited(...)`` took in somebody's own server app go to ``fl-audit attack``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fl_audit.cli.main import _run
+from fl_audit.federation.local_engine import run_local
+from fl_audit.federation.server_app import quiet_flower
+from fl_audit.reports.schema import read_summary
+from fl_audit.strategies import audited
+
+IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+class Net(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def federate(out: Path) -> None:
+    client = ClientApp()
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        model = Net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        who = int(context.node_config["partition-id"])
+        torch.autograd.backward(cross_entropy(model(IMAGES[who : who + 1]), torch.tensor([who])))
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        metrics = MetricRecord({"num-examples": 1})
+        content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        torch.manual_seed(0)
+        strategy: Any = audited(FedAvg(fraction_evaluate=0.0), out=out)
+        strategy.start(grid=grid, initial_arrays=ArrayRecord(Net().state_dict()), num_rounds=1)
+
+    with quiet_flower():
+        run_local(server, client, clients=2, seed=1)
+
+
+def test_they_are_attacked_given_model_shape_and_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federate(tmp_path)
+    assert _run(["attack", str(tmp_path)]) == 2
+    assert "--model module:function" in capsys.readouterr().err
+    options = ["--model", "tests.e2e.test_captures_of_others:Net", "--num-classes", "4"]
+    assert _run(["attack", str(tmp_path), *options, "--image-shape", "1,9,9"]) == 2
+    assert not (tmp_path / "config.yaml").exists()
+    options += ["--image-shape", "1,8,8", "--training", "learning_rate=0.1"]
+    assert _run(["attack", str(tmp_path), *options]) == 0
+    for client in range(2):
+        (path,) = tmp_path.glob(f"reconstructions/none/r001-c{client:02d}/*/0_rec.png")
+        with Image.open(path) as picture:
+            seen = torch.from_numpy(np.asarray(picture, dtype=np.float32)) / 255
+        assert float((seen - IMAGES[client, 0]).abs().max()) < 0.01
+    assert _run(["grade", str(tmp_path)]) == 0
+    summary = read_summary(tmp_path / "summary.json")
+    assert summary.leak_rates() == {"none": None}
+    assert _run(["attack", str(tmp_path), "--model", "lenet"]) == 2  # it has a config.yaml now
