@@ -61,6 +61,17 @@ def test_the_distance_is_symmetric_and_zero_for_equal_images() -> None:
     assert distance(network, x[:0], y[:0]).shape == (0,)
 
 
+def test_a_mirror_image_is_the_same_leak_and_one_upside_down_is_near() -> None:
+    x = noise(20, 3, 32, 32)
+    network = packaged().network
+    assert distance(network, x, x.flip(3)).tolist() == [0.0] * 20
+    assert distance(network, x, x.flip(2)).min() > 0
+    assert distance(network, faces(), faces().flip(3)).max() < 1e-3  # scaling differs in the last bits
+    ready = prepare(x)
+    both = torch.stack([network(ready), network(ready.flip(3))]).mean(0)
+    assert torch.allclose(features(network, x), both, atol=1e-4)
+
+
 def test_a_turned_or_inverted_face_stays_nearer_than_another_face_or_noise() -> None:
     x = faces()
     unit = metrics.create("semsim")
