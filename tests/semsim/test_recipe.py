@@ -53,7 +53,7 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
     assert first.sha256 in card
     assert "No person did" in card
     assert "| judged plain-x | 6 |" in card
-    assert "these weights saw 2 and 1 steps" in card
+    assert "these weights saw 2, 1, 2, 2 steps" in card
     assert "Real reconstructions in training: none" in card
 
 
