@@ -13,13 +13,15 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 from fl_audit.semsim.transforms import luminance
 
 Degradation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+Kinds = tuple[tuple[Degradation, float], ...]
+"""Degradations with the weights that they are drawn with."""
 
 
 def degrade(
     images: Tensor,
     generator: torch.Generator,
     strength: Tensor,
-    kinds: tuple[tuple[Degradation, float], ...] | None = None,
+    kinds: Kinds | None = None,
 ) -> Tensor:
     """Spoil each image by one to three kinds of degradation.
 
@@ -238,7 +240,7 @@ def _randn(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator)
 
 
-FIRST_KINDS: tuple[tuple[Degradation, float], ...] = (
+FIRST_KINDS: Kinds = (
     (mix, 0.7),
     (warp, 0.6),
     (edges, 0.6),
@@ -254,7 +256,7 @@ FIRST_KINDS: tuple[tuple[Degradation, float], ...] = (
     (fade, 0.8),
 )
 """What the first two stages of the training draw from."""
-KINDS = ((flattened, 1.1), *FIRST_KINDS)
+KINDS: Kinds = ((flattened, 1.1), *FIRST_KINDS)
 """All: what the third stage draws from."""
-LAST_KINDS = (*((kind, weight) for kind, weight in KINDS if kind is not warp), (scattered, 0.5))
+LAST_KINDS: Kinds = (*((kind, weight) for kind, weight in KINDS if kind is not warp), (scattered, 0.5))
 """Without smooth displacement: a person still recognises what the oracle, pixel by pixel, does not."""

@@ -10,15 +10,17 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 SIDE = 32
 """Pixels: every image is brought to this size, as reconstructions rarely hold more."""
 FEATURES = 128
-BATCH = 32
-"""Images in one forward pass, always: a smaller last batch is filled up. Libraries choose their kernels by
-the shape, so that an image's features would otherwise change in the last bits with the number of its
-neighbours."""
+BATCH = 8
+"""Images in one forward pass, with all their views, always: a smaller last batch is filled up. Libraries
+choose their kernels by the shape, so that an image's features would otherwise change in the last bits with
+the number of its neighbours."""
+ZOOMS = (0.75, 1.3)
+"""Sides of the part of an image that its closer and its wider view show; 1 is all of it."""
 
 Backbone = Literal["lenet", "narrow", "resnet18", "resnet34"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
@@ -54,7 +56,8 @@ def build(backbone: Backbone) -> nn.Module:
 def features(network: nn.Module, images: Tensor) -> Tensor:
     """Feature vectors ``(N, F)`` of any images, see `prepare`; the network must be in eval mode.
 
-    The mean of those of the image and of its mirror image: a client that mirrors its images hides nothing.
+    The mean over the image's views (see `views`): what a client does to its images before it trains hides
+    little, and the mean of several views moves less under it than one does.
     """
     if network.training:
         raise ValueError("SemSim's network must be in eval mode: batch statistics would mix the images")
@@ -62,9 +65,30 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
     for part in torch.split(images, BATCH):
         ready = prepare(part)
         filled = torch.cat([ready, ready[:1].expand(BATCH - len(ready), -1, -1, -1)])
-        both = network(filled) + network(filled.flip(3))
-        found.append(both[: len(ready)].float() / 2)
+        seen = network(views(filled).flatten(0, 1)).float()
+        found.append(seen.unflatten(0, (-1, BATCH)).mean(0)[: len(ready)])
     return torch.cat(found)
+
+
+def views(ready: Tensor) -> Tensor:
+    """What features are averaged over: as it is, of even contrast, closer, wider; each and its mirror image.
+
+    Args:
+        ready: from `prepare`, ``(N, 3, 32, 32)``.
+
+    Returns:
+        ``(8, N, 3, 32, 32)``, the second half the mirror images of the first.
+    """
+    flat = ready.flatten(1)
+    spread = flat.std(1).clamp(min=0.08).view(-1, 1, 1, 1)
+    even = ((ready - flat.mean(1).view(-1, 1, 1, 1)) / spread).clamp(-2, 2)
+    zoomed = []
+    for zoom in ZOOMS:
+        theta = torch.tensor([[zoom, 0.0, 0.0], [0.0, zoom, 0.0]], device=ready.device)
+        grid = affine_grid(theta.expand(len(ready), 2, 3), list(ready.shape), align_corners=False)
+        zoomed.append(grid_sample(ready, grid, padding_mode="border", align_corners=False))
+    upright = torch.stack([ready, even, *zoomed])
+    return torch.cat([upright, upright.flip(4)])
 
 
 def distance(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:

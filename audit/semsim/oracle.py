@@ -83,7 +83,8 @@ def _ssim(victims: Tensor, reconstructions: Tensor) -> Tensor:
     mean_x, mean_y, square_x, square_y, product = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
     var_x, var_y, both = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
     light = (2 * mean_x * mean_y + 1e-4) / (mean_x.square() + mean_y.square() + 1e-4)
-    return (light * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).flatten(1).mean(1)
+    found: Tensor = (light * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).flatten(1).mean(1)
+    return found
 
 
 def _windows(side: int, dtype: torch.dtype) -> Tensor:

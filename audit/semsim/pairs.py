@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fl_audit.core.errors import MissingDataError
 from fl_audit.core.files import read_tensors
-from fl_audit.semsim.degradations import FIRST_KINDS, KINDS, LAST_KINDS, degrade
+from fl_audit.semsim.degradations import FIRST_KINDS, KINDS, LAST_KINDS, Kinds, degrade
 from fl_audit.semsim.oracle import grade, transform_grade
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.train import Batch
@@ -74,6 +74,7 @@ def batches(
     generator: torch.Generator,
     size: int = SIZE,
     emphasis: Emphasis = "degradations",
+    kinds: Kinds | None = None,
 ) -> Iterator[Batch]:
     """Endless batches: each original with two reconstructions of independent strengths.
 
@@ -85,6 +86,7 @@ def batches(
         emphasis: degradations of all strengths; or lighter ones of images that were mostly transformed; or
             of each original one of either, and of half of the originals' classes two pictures; or, last, the
             same with more transformed ones that nothing spoiled.
+        kinds: degradations to draw from, with weights; None for those that the emphasis is trained with.
     """
     while True:
         counts = torch.multinomial(torch.ones(len(sets)), size, replacement=True, generator=generator)
@@ -98,7 +100,7 @@ def batches(
         originals = _vary(originals, generator)
         found, grades = [], []
         for turn in range(2):
-            reconstructions, seen = synthetic(originals, generator, emphasis, lighter=turn == 0)
+            reconstructions, seen = synthetic(originals, generator, emphasis, lighter=turn == 0, kinds=kinds)
             found.append(reconstructions)
             grades.append(seen)
         if real is not None:
@@ -107,7 +109,7 @@ def batches(
             originals[own] = drawn.original.float() / 255
             found[0][own] = drawn.reconstruction.float() / 255
             grades[0][own] = drawn.grades()
-            found[1][own], grades[1][own] = synthetic(originals[own], generator, emphasis, lighter=False)
+            found[1][own], grades[1][own] = synthetic(originals[own], generator, emphasis, kinds=kinds)
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 
 
@@ -117,6 +119,7 @@ def synthetic(
     emphasis: Emphasis = "degradations",
     *,
     lighter: bool = False,
+    kinds: Kinds | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One imitated reconstruction of each original, and the oracle's grades ``(N,)``.
 
@@ -126,8 +129,9 @@ def synthetic(
         emphasis: see `batches`.
         lighter: with the emphasis on both or on invariance: transformed with lighter degradations, or mostly
             in place with degradations of all strengths.
+        kinds: see `batches`.
     """
-    strength, whole, kinds = torch.rand(len(originals), generator=generator), 0.08, FIRST_KINDS
+    strength, whole, own = torch.rand(len(originals), generator=generator), 0.08, FIRST_KINDS
     if emphasis == "transformations":
         transformed = random_transform(originals, generator, share=0.9, moving=0.8)
         strength = strength**2
@@ -135,11 +139,11 @@ def synthetic(
         last = emphasis == "invariance"
         share, moving, whole = (0.9, 0.75, 0.35 if last else 0.25) if lighter else (0.4, 0.65, 0.0)
         transformed = random_transform(originals, generator, share=share, moving=moving)
-        strength, kinds = strength**2 if lighter else strength, LAST_KINDS if last else KINDS
+        strength, own = strength**2 if lighter else strength, LAST_KINDS if last else KINDS
     else:
         transformed = random_transform(originals, generator)
     strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
-    spoiled = degrade(transformed.images, generator, strength, kinds)
+    spoiled = degrade(transformed.images, generator, strength, own if kinds is None else kinds)
     return spoiled, grade(transformed.images, spoiled) * transform_grade(transformed)
 
 
