@@ -37,6 +37,14 @@ def print_study(result: MetricsFile, console: Console | None = None) -> None:
             _say(console, f"{count(hidden, 'group')} more in the JSON file")
 
 
+def print_faithfulness(entries: list[Faithfulness], console: Console | None = None) -> None:
+    """Print how far metrics follow the labels."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    console.print(_faithfulness(entries))
+
+
 def _scores(result: MetricsFile) -> Table:
     table = _table(
         f"Scores of {count(len(result.pairs), 'pair')}",

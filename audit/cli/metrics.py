@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fl_audit.cli._paths import writable
 from fl_audit.core.errors import ConfigError
 
 if TYPE_CHECKING:  # slow to import, and `fl-audit --help` does without
@@ -58,8 +59,8 @@ def _command(
     """Grade reconstructions against originals, and metrics against people's judgements. No federation."""
     if group and labels is None:
         raise ConfigError("--group ranks by a field of the labels, so it needs --labels FILE")
-    _writable(json_file, "--json")
-    _writable(html_file, "--html")
+    writable(json_file, "--json")
+    writable(html_file, "--html")
 
     from fl_audit.cli._live import live_progress
     from fl_audit.cli._metric_tables import print_study
@@ -95,13 +96,3 @@ def _units(specs: list[str]) -> "dict[str, Metric]":
     if not specs:
         return {name: cls() for name, cls in metrics if cls.default and not cls.wants}
     return {spec: metrics.create(spec) for spec in specs}
-
-
-def _writable(path: Path | None, option: str) -> None:
-    if path is None:
-        return
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if path.is_dir():
-        raise ConfigError(f"{option} {path}: expected a file to write, this is a folder")
-    if existing != path and not existing.is_dir():
-        raise ConfigError(f"{option} {path}: {existing} is no folder")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fl_audit.cli._paths import writable
+
 _Annotations = Annotated[
     Path,
     typer.Option(
@@ -32,7 +34,8 @@ def _train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="lenet, narrow or resnet18: train from scratch; default: from the packaged weights on."
+            help="lenet, narrow, resnet18 or resnet34: train from scratch; default: from the packaged "
+            "weights on."
         ),
     ] = None,
     loss: Annotated[str, typer.Option(help="triplet, contrastive or classification.")] = "triplet",
@@ -69,12 +72,37 @@ def _eval(
     weights: Annotated[
         Path | None, typer.Option(help="Weight file; default: the packaged one.", show_default=False)
     ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", show_default=False)
+    ] = None,
 ) -> None:
-    """Measure how far a weight file follows the answers: rank correlations, AUC, calibration error."""
+    """Measure how far a weight file follows the answers: correlations, AUC, calibration error.
+
+    The packaged weights, SSIM and PSNR stand beside it.
+    """
+    writable(json_file, "--json")
+
+    from fl_audit.cli._metric_tables import print_faithfulness
+    from fl_audit.core.files import write_json
+    from fl_audit.faithfulness import against_answers
     from fl_audit.semsim.annotations import read_annotations
     from fl_audit.semsim.finetune import measure
-    from fl_audit.semsim.weights import load, packaged
+    from fl_audit.semsim.network import distance
+    from fl_audit.semsim.weights import NAME, load, packaged
 
     chosen = packaged() if weights is None else load(weights)
     found = read_annotations(annotations)
     typer.echo(f"{chosen.backbone}, SHA-256 {chosen.sha256}\n{measure(chosen, found)}")
+    named = {NAME: packaged()} if weights is None else {weights.name: chosen, NAME: packaged()}
+    originals, reconstructions = found.originals / 255, found.reconstructions / 255
+    entries = against_answers(
+        {name: distance(each.network, originals, reconstructions) for name, each in named.items()},
+        originals,
+        reconstructions,
+        found.answers,
+    )
+    print_faithfulness(entries)
+    if json_file is not None:
+        content = [entry.model_dump(mode="json") for entry in entries]
+        write_json(json_file, {"sha256": chosen.sha256, "faithfulness": content})
+        typer.echo(f"For scripts: {json_file}")

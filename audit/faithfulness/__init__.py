@@ -1,5 +1,6 @@
 """Do metrics follow what people recognise? Two folders of images, labels, and the figures that tell."""
 
+from fl_audit.faithfulness.answers import against_answers
 from fl_audit.faithfulness.compare import Column, agreement, faithfulness
 from fl_audit.faithfulness.folders import PairFiles, Pairs, find_pairs, read_pair
 from fl_audit.faithfulness.labels import Labels, read_labels
@@ -15,6 +16,7 @@ __all__ = [
     "PairFiles",
     "Pairs",
     "Study",
+    "against_answers",
     "agreement",
     "faithfulness",
     "find_pairs",

@@ -10,26 +10,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
+from fl_audit.semsim.transforms import luminance
+
 Degradation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+Kinds = tuple[tuple[Degradation, float], ...]
+"""Degradations with the weights that they are drawn with."""
 
 
-def degrade(images: Tensor, generator: torch.Generator, strength: Tensor) -> Tensor:
+def degrade(
+    images: Tensor,
+    generator: torch.Generator,
+    strength: Tensor,
+    kinds: Kinds | None = None,
+) -> Tensor:
     """Spoil each image by one to three kinds of degradation.
 
     Args:
         images: float32 ``(N, 3, H, W)`` in [0, 1].
         generator: CPU generator.
         strength: ``(N,)`` in [0, 1], how much on the whole.
+        kinds: to draw from, with weights; None for all.
     """
     n = len(images)
+    kinds = KINDS if kinds is None else kinds
     # Noise is what most failed attacks leave, and TV-smoothed blotches what most half-failed ones do.
-    score = torch.rand(n, len(KINDS), generator=generator) * torch.tensor([weight for _, weight in KINDS])
+    score = torch.rand(n, len(kinds), generator=generator) * torch.tensor([weight for _, weight in kinds])
     count = 1 + (torch.rand(n, 1, generator=generator) < 0.55).long()
     count += (torch.rand(n, 1, generator=generator) < 0.3).long()
     chosen = score.argsort(1, descending=True).argsort(1) < count
-    shares = strength[:, None] * (0.4 + 0.6 * torch.rand(n, len(KINDS), generator=generator))
+    shares = strength[:, None] * (0.4 + 0.6 * torch.rand(n, len(kinds), generator=generator))
     result = images.clone()
-    for number, (kind, _) in enumerate(KINDS):
+    for number, (kind, _) in enumerate(kinds):
         rows = chosen[:, number].nonzero().flatten()
         if len(rows):
             result[rows] = kind(result[rows], shares[rows, number].view(-1, 1, 1, 1), generator)
@@ -72,6 +83,28 @@ def blotches(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
     for _ in range(1 + int(torch.randint(3, (1,), generator=generator))):
         noisy = _median(noisy)
     return noisy
+
+
+def flattened(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
+    """What much total variation leaves of a weak signal: few dull patches, the coarse layout and no parts.
+
+    Blurred, smooth noise mixed in, contrast lost towards the mean, then medians until patches are flat.
+    """
+    low = x
+    for _ in range(2):
+        low = avg_pool2d(pad(low, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    dull = x + (low - x) * strength
+    rough = _randn(x, generator)
+    for _ in range(1 + int(torch.randint(3, (1,), generator=generator))):
+        rough = avg_pool2d(pad(rough, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    rough = rough / rough.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    rough = rough + torch.rand(len(x), 1, 1, 1, generator=generator) * (luminance(rough) - rough)
+    own = torch.rand(len(x), 1, 1, 1, generator=generator)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    result = mean + (1 - 0.7 * own * strength) * (dull - mean) + (0.05 + 0.2 * (1 - own)) * strength * rough
+    for turn in range(6):
+        result = torch.where(strength * 6 > turn, _median(result), result)
+    return result
 
 
 def smooth(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
@@ -154,6 +187,15 @@ def edges(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
     return x - strength * (low - 0.5)
 
 
+def scattered(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels displaced each on its own."""
+    field = torch.randn(len(x), 2, *x.shape[2:], generator=generator)
+    line_y, line_x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) for side in x.shape[2:])
+    grid = torch.stack(torch.meshgrid(line_y, line_x, indexing="ij")[::-1], -1)
+    moved = grid + (0.3 * strength**1.3 * field).permute(0, 2, 3, 1)
+    return grid_sample(x, moved, mode="nearest", padding_mode="reflection", align_corners=False)
+
+
 def warp(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
     """Content displaced by a random smooth or rough field."""
     n = len(x)
@@ -198,7 +240,7 @@ def _randn(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator)
 
 
-KINDS: tuple[tuple[Degradation, float], ...] = (
+FIRST_KINDS: Kinds = (
     (mix, 0.7),
     (warp, 0.6),
     (edges, 0.6),
@@ -213,3 +255,8 @@ KINDS: tuple[tuple[Degradation, float], ...] = (
     (blotches, 1.0),
     (fade, 0.8),
 )
+"""What the first two stages of the training draw from."""
+KINDS: Kinds = ((flattened, 1.1), *FIRST_KINDS)
+"""All: what the third stage draws from."""
+LAST_KINDS: Kinds = (*((kind, weight) for kind, weight in KINDS if kind is not warp), (scattered, 0.5))
+"""Without smooth displacement: a person still recognises what the oracle, pixel by pixel, does not."""

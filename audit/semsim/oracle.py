@@ -21,7 +21,7 @@ FAINT = 0.03
 UNRECOGNISABLE, RECOGNISABLE = 0.3, 0.55
 """Grades at or under the first are labelled 0, at or over the second 1, between them 0.5."""
 
-_WINDOW = 7
+_WINDOW, _SIGMA = 11, 1.5
 
 
 def grade(victims: Tensor, reconstructions: Tensor) -> Tensor:
@@ -77,14 +77,21 @@ def _band_agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
 
 
 def _ssim(victims: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean SSIM of the luminance over 7x7 windows (Wang et al. 2004, equation 13), ``(N,)``."""
-    x, y = luminance(victims), luminance(reconstructions)
-    mean_x, mean_y = avg_pool2d(x, _WINDOW, 1), avg_pool2d(y, _WINDOW, 1)
-    var_x = avg_pool2d(x * x, _WINDOW, 1) - mean_x.square()
-    var_y = avg_pool2d(y * y, _WINDOW, 1) - mean_y.square()
-    both = avg_pool2d(x * y, _WINDOW, 1) - mean_x * mean_y
+    """Mean SSIM of the colour channels, 11x11 Gaussian windows (Wang et al. 2004, equation 13), ``(N,)``."""
+    x, y = victims, reconstructions
+    across, down = (_windows(side, x.dtype) for side in (x.shape[3], x.shape[2]))
+    mean_x, mean_y, square_x, square_y, product = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
+    var_x, var_y, both = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
     light = (2 * mean_x * mean_y + 1e-4) / (mean_x.square() + mean_y.square() + 1e-4)
-    return (light * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).mean((1, 2, 3))
+    found: Tensor = (light * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).flatten(1).mean(1)
+    return found
+
+
+def _windows(side: int, dtype: torch.dtype) -> Tensor:
+    """Every place of the window along a side as the rows of a matrix ``(side - 10, side)``."""
+    offsets = torch.arange(side)[None] - torch.arange(side - _WINDOW + 1)[:, None] - _WINDOW // 2
+    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2) * (offsets.abs() <= _WINDOW // 2)
+    return (weights / weights.sum(1, keepdim=True)).to(dtype)
 
 
 def _bands(images: Tensor) -> tuple[Tensor, ...]:

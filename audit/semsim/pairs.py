@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fl_audit.core.errors import MissingDataError
 from fl_audit.core.files import read_tensors
-from fl_audit.semsim.degradations import degrade
+from fl_audit.semsim.degradations import FIRST_KINDS, KINDS, LAST_KINDS, Kinds, degrade
 from fl_audit.semsim.oracle import grade, transform_grade
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.train import Batch
@@ -18,7 +18,7 @@ from fl_audit.semsim.transforms import luminance, random_transform
 
 SIZE = 64
 """Originals in a batch."""
-Emphasis = Literal["degradations", "transformations"]
+Emphasis = Literal["degradations", "transformations", "both", "invariance"]
 
 REAL_SHARE = 0.3
 """Share of the originals of a batch whose first reconstruction is real, where there are real ones."""
@@ -74,6 +74,7 @@ def batches(
     generator: torch.Generator,
     size: int = SIZE,
     emphasis: Emphasis = "degradations",
+    kinds: Kinds | None = None,
 ) -> Iterator[Batch]:
     """Endless batches: each original with two reconstructions of independent strengths.
 
@@ -82,20 +83,24 @@ def batches(
         real: real reconstructions to mix in.
         generator: CPU generator.
         size: originals in a batch.
-        emphasis: degradations of all strengths, or lighter ones of images that were mostly transformed.
+        emphasis: degradations of all strengths; or lighter ones of images that were mostly transformed; or
+            of each original one of either, and of half of the originals' classes two pictures; or, last, the
+            same with more transformed ones that nothing spoiled.
+        kinds: degradations to draw from, with weights; None for those that the emphasis is trained with.
     """
     while True:
         counts = torch.multinomial(torch.ones(len(sets)), size, replacement=True, generator=generator)
-        originals = torch.cat(
-            [
-                part.floats(torch.randint(len(part.images), (int((counts == n).sum()),), generator=generator))
-                for n, part in enumerate(sets)
-            ]
-        )
+        chosen = [
+            torch.randint(len(part.images), (int((counts == n).sum()),), generator=generator)
+            for n, part in enumerate(sets)
+        ]
+        if emphasis in ("both", "invariance"):
+            chosen = [_with_kin(part, rows, generator) for part, rows in zip(sets, chosen, strict=True)]
+        originals = torch.cat([part.floats(rows) for part, rows in zip(sets, chosen, strict=True)])
         originals = _vary(originals, generator)
         found, grades = [], []
-        for _ in range(2):
-            reconstructions, seen = synthetic(originals, generator, emphasis)
+        for turn in range(2):
+            reconstructions, seen = synthetic(originals, generator, emphasis, lighter=turn == 0, kinds=kinds)
             found.append(reconstructions)
             grades.append(seen)
         if real is not None:
@@ -104,23 +109,51 @@ def batches(
             originals[own] = drawn.original.float() / 255
             found[0][own] = drawn.reconstruction.float() / 255
             grades[0][own] = drawn.grades()
-            found[1][own], grades[1][own] = synthetic(originals[own], generator, emphasis)
+            found[1][own], grades[1][own] = synthetic(originals[own], generator, emphasis, kinds=kinds)
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 
 
 def synthetic(
-    originals: Tensor, generator: torch.Generator, emphasis: Emphasis = "degradations"
+    originals: Tensor,
+    generator: torch.Generator,
+    emphasis: Emphasis = "degradations",
+    *,
+    lighter: bool = False,
+    kinds: Kinds | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One imitated reconstruction of each original, and the oracle's grades ``(N,)``."""
-    strength = torch.rand(len(originals), generator=generator)
+    """One imitated reconstruction of each original, and the oracle's grades ``(N,)``.
+
+    Args:
+        originals: float32 ``(N, 3, 32, 32)`` in [0, 1].
+        generator: CPU generator.
+        emphasis: see `batches`.
+        lighter: with the emphasis on both or on invariance: transformed with lighter degradations, or mostly
+            in place with degradations of all strengths.
+        kinds: see `batches`.
+    """
+    strength, whole, own = torch.rand(len(originals), generator=generator), 0.08, FIRST_KINDS
     if emphasis == "transformations":
         transformed = random_transform(originals, generator, share=0.9, moving=0.8)
         strength = strength**2
+    elif emphasis in ("both", "invariance"):
+        last = emphasis == "invariance"
+        share, moving, whole = (0.9, 0.75, 0.35 if last else 0.25) if lighter else (0.4, 0.65, 0.0)
+        transformed = random_transform(originals, generator, share=share, moving=moving)
+        strength, own = strength**2 if lighter else strength, LAST_KINDS if last else KINDS
     else:
         transformed = random_transform(originals, generator)
-    strength = torch.where(torch.rand(len(originals), generator=generator) < 0.08, 0.0, strength)
-    spoiled = degrade(transformed.images, generator, strength)
+    strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
+    spoiled = degrade(transformed.images, generator, strength, own if kinds is None else kinds)
     return spoiled, grade(transformed.images, spoiled) * transform_grade(transformed)
+
+
+def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The rows with every second one replaced by a picture of the class of the one before."""
+    rows = rows.clone()
+    for place in range(1, len(rows), 2):
+        kin = (pictures.classes == pictures.classes[rows[place - 1]]).nonzero().flatten()
+        rows[place] = kin[torch.randint(len(kin), (1,), generator=generator)]
+    return rows
 
 
 def _vary(originals: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
 from fl_audit.semsim.card import card
-from fl_audit.semsim.degradations import KINDS
+from fl_audit.semsim.degradations import FIRST_KINDS, KINDS, LAST_KINDS
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import labels
@@ -41,15 +41,32 @@ HELD_OUT = 0.08
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: its learning rate rises and falls once; it starts from the stage before."""
+    """A part of the training: its learning rate rises and falls once; it starts from the stage before.
+
+    Attributes:
+        steps: optimiser steps.
+        emphasis: which pairs, see `batches`.
+        strangers: which other originals, see `train`.
+        rate: highest learning rate.
+        real: whether real reconstructions are mixed in, where there are any.
+    """
 
     steps: int
     emphasis: Emphasis
     strangers: Strangers
+    rate: float = 2e-3
+    real: bool = False
 
 
-STAGES = (Stage(2000, "degradations", "hardest"), Stage(750, "transformations", "all"))
-"""Of the packaged weights: first how much is left, then that what the client did does not matter."""
+STAGES = (
+    Stage(2000, "degradations", "hardest"),
+    Stage(750, "transformations", "all"),
+    Stage(1500, "both", "all"),
+    Stage(1600, "invariance", "all", rate=1.5e-3, real=True),
+)
+"""How much is left; that what the client did does not matter; both, twice. The packaged weights come from
+the first two: with the others transformed judged pairs gain and plain ones lose a little, see the card."""
+PACKAGED_STAGES = 2
 
 
 @dataclass(frozen=True)
@@ -106,10 +123,11 @@ def write(
         replace(weights, sha256=digest),
         figures,
         size=path.stat().st_size,
-        kinds=len(KINDS),
+        kinds=len(FIRST_KINDS if int(settings["stages"]) <= PACKAGED_STAGES else {*KINDS, *LAST_KINDS}),
         real="those of examples/semsim_reconstructions.py, 15% of the pairs" if real else "none",
-        stages=" and ".join(
-            str(round(float(settings["scale"]) * stage.steps)) for stage in STAGES[: int(settings["stages"])]
+        stages=", ".join(
+            str(max(1, round(float(settings["scale"]) * stage.steps)))
+            for stage in STAGES[: int(settings["stages"])]
         ),
         seed=settings["seed"],
         command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
@@ -128,7 +146,7 @@ def run(
     backbone: Backbone = "narrow",
     loss: Loss = "triplet",
     scale: float = 1.0,
-    stages: int = len(STAGES),
+    stages: int = PACKAGED_STAGES,
     minutes: float | None = None,
     seed: int = 0,
 ) -> tuple[Weights, dict[str, Agreement]]:
@@ -140,10 +158,10 @@ def run(
     for number, stage in enumerate(STAGES[:stages]):
         generator = torch_generator(seed, "pairs", *([number] if number else []))
         network = train(
-            batches(training, seen, generator, emphasis=stage.emphasis),
+            batches(training, seen if stage.real else None, generator, emphasis=stage.emphasis),
             backbone=backbone,
             loss=loss,
-            schedule=Schedule(steps=max(1, round(scale * stage.steps)), minutes=minutes),
+            schedule=Schedule(steps=max(1, round(scale * stage.steps)), rate=stage.rate, minutes=minutes),
             seed=seed,
             start=network,
             strangers=stage.strangers,
@@ -192,7 +210,7 @@ def held_out_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Distances and the oracle's labels of new pairs; a third show another picture and are labelled 0."""
     distances, answers = [], []
-    source = batches(held, unseen, torch_generator(seed, "held-out pairs"))
+    source = batches(held, unseen, torch_generator(seed, "held-out pairs"), emphasis="invariance")
     for batch in itertools.islice(source, -(-pairs // (3 * SIZE))):
         columns = [(batch.reconstructions[:, column], labels(batch.grades[:, column])) for column in (0, 1)]
         columns.append((batch.reconstructions[:, 0].roll(1, 0), torch.zeros(SIZE)))
@@ -251,8 +269,8 @@ def _parser() -> argparse.ArgumentParser:
         "--stages",
         type=int,
         choices=range(1, len(STAGES) + 1),
-        default=len(STAGES),
-        help="only the first ones",
+        default=PACKAGED_STAGES,
+        help="how many of them, from the first",
     )
     parser.add_argument("--minutes", type=float, help="end each stage after this much processor time")
     parser.add_argument("--threads", type=int, default=2)

@@ -26,8 +26,8 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 
 FORMAT = "fl-audit-semsim"
 VERSION = "1"
-NAME = "semsim-v1"
-PACKAGED_SHA256 = "aba5d7b462a551ec8d206386f29fd3c03e1ba27cd990f2dd99e8ccfdf11c01a1"
+NAME = "semsim-v2"
+PACKAGED_SHA256 = "926e64ebc517955646cc056d930a913de58ceddbda18d30a35e61ef05b922e4a"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

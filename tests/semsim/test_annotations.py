@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 
 from fl_audit.cli.main import _run
 from fl_audit.core.errors import ConfigError
+from fl_audit.semsim import NAME, distance, load, packaged
 from fl_audit.semsim.annotations import read_annotations
-from fl_audit.semsim.weights import load
 
 
 def picture(path: Path, seed: int, spoil: float = 0.0) -> None:
@@ -132,6 +133,28 @@ def test_training_and_measuring_from_the_command_line(
     capsys.readouterr()
     assert _run(["semsim", "eval", "--annotations", str(folder), "--weights", str(out)]) == 0
     assert f"{pairs} pairs: Spearman" in capsys.readouterr().out
+
+
+def test_weights_are_held_against_answers_beside_other_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = 12
+    folder = jsonl(tmp_path / "answers", [row(f"p{n}", 1 - n % 2) for n in range(pairs)], pairs)
+    written = tmp_path / "figures.json"
+    assert _run(["semsim", "eval", "--annotations", str(folder), "--json", str(written)]) == 0
+    assert "Agreement with the labels" in capsys.readouterr().out
+    content = json.loads(written.read_text(encoding="utf-8"))
+    assert content["sha256"] == packaged().sha256
+    entries = {entry["metric"]: entry for entry in content["faithfulness"]}
+    assert list(entries) == [NAME, "ssim", "psnr"]
+    found = read_annotations(folder)
+    distances = distance(packaged().network, found.originals / 255, found.reconstructions / 255)
+    expected = spearmanr(-distances, found.answers).statistic
+    assert entries[NAME]["spearman"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert entries[NAME]["spearman"]["low"] <= expected <= entries[NAME]["spearman"]["high"]
+    assert entries[NAME]["auc"]["value"] is not None
+    assert _run(["semsim", "eval", "--annotations", str(folder), "--json", str(tmp_path)]) == 2
+    assert "expected a file to write" in capsys.readouterr().err
 
 
 def test_nothing_is_written_where_training_cannot_be(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fl_audit.metrics import metrics
 from fl_audit.semsim import distance, features, packaged, prepare
+from fl_audit.semsim.network import views
 
 lfw_subset: Callable[[], np.ndarray] = skimage.data.lfw_subset
 
@@ -59,6 +60,30 @@ def test_the_distance_is_symmetric_and_zero_for_equal_images() -> None:
     assert distance(network, x, x).tolist() == [0.0] * 20
     assert torch.equal(distance(network, x, y), distance(network, y, x))
     assert distance(network, x[:0], y[:0]).shape == (0,)
+
+
+def test_a_mirror_image_is_the_same_leak_and_one_upside_down_is_near() -> None:
+    x = noise(20, 3, 32, 32)
+    network = packaged().network
+    assert distance(network, x, x.flip(3)).max() < 1e-3  # scaling differs in the last bits
+    assert distance(network, faces()[:20], faces()[:20].flip(3)).max() < 1e-3
+    assert distance(network, x, x.flip(2)).min() > 0.01
+
+
+def test_features_are_the_mean_over_the_views() -> None:
+    x = noise(11, 3, 32, 32)
+    network, ready = packaged().network, prepare(x)
+    seen = views(ready)
+    assert seen.shape == (8, 11, 3, 32, 32)
+    assert torch.equal(seen[0], ready)
+    assert torch.equal(seen[4:], seen[:4].flip(4))
+    assert seen[1].flatten(1).mean(1).abs().max() < 0.05
+    paler = views(prepare(0.3 * x + 0.2))
+    assert torch.allclose(paler[1], seen[1], atol=1e-4)
+    closer = torch.nn.functional.interpolate(ready[:, :, 4:28, 4:28], (32, 32), mode="bilinear")
+    assert torch.allclose(seen[2][:, :, 4:28, 4:28], closer[:, :, 4:28, 4:28], atol=1e-4)
+    expected = torch.stack([network(view) for view in seen]).mean(0)
+    assert torch.allclose(features(network, x), expected, atol=1e-4)
 
 
 def test_a_turned_or_inverted_face_stays_nearer_than_another_face_or_noise() -> None:
