@@ -43,6 +43,9 @@ def learned(
         few = _most_images(folder, slug) <= FEW
         updated = updated.model_copy(update={"threat": config.threat.model_copy(update={"labels": few})})
     seen = outcome.training
+    if seen is None and updated.threat.level == "C":  # nobody knows how the clients train
+        threat = updated.threat.model_copy(update={"level": "B"})
+        updated = updated.model_copy(update={"threat": threat})
     if seen is not None:
         training = config.training.model_copy(
             update={

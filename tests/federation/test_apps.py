@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fl_audit.core.captures import list_captures, read_update
+from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.types import CaptureKey
 from fl_audit.federation.apps import AppJob, AppOutcome, copy_app, read_app, run_app
@@ -217,6 +217,26 @@ def test_what_is_learned_survives_data_loader_workers_flat_images_and_other_loss
     assert outcome.recipe == Recipe(
         target="odd_ways.task:get_model", args=[32], mean=[0.5], std=[0.5], flat=True
     )
+
+
+def test_the_operators_truth_stands_in_where_training_cannot_be_watched(tmp_path: Path) -> None:
+    task = (
+        TASK + "\n\ndef truth(client, number):\n    return torch.full((2, 1, 8, 8), 0.25), [client, number]\n"
+    )
+    app = write_app(
+        tmp_path,
+        package="by_hand",
+        task=task,
+        client=CLIENT.replace("optimizer.step()", "[p.data.sub_(0.1 * p.grad) for p in model.parameters()]"),
+    )
+    outcome = run(app, tmp_path / "out", truth="by_hand.task:truth")
+    assert outcome.truth_missing == []
+    assert outcome.recipe is not None
+    assert outcome.image_shape == (1, 8, 8)
+    assert outcome.training is None  # how the client trained is not in it
+    truth = read_truth(tmp_path / "out/truth", CaptureKey("none", 1, 1))
+    assert truth.labels.tolist() == [1, 1]
+    assert float(truth.images.mean()) == 0.25
 
 
 def test_captures_of_an_app_are_keyed_by_partition(tmp_path: Path) -> None:

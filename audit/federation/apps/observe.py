@@ -95,14 +95,14 @@ class AppObserver:
                 found[self.clients.get(reply.metadata.src_node_id, -1)] = value
 
     def _seal(self, key: CaptureKey, truth: GroundTruth | str) -> None:
-        if isinstance(truth, str) and self.operator is not None:
+        if not isinstance(truth, str):
+            self.training = self.training or truth.training
+        elif self.operator is not None:
             truth = self._ask(key, self.operator)
         if isinstance(truth, str):
             self.truth_missing.append(Problem(round=key.round, client=key.client, reason=truth))
             write_json(self._root / key.defense / f"{key.stem}.json", {"unavailable": truth})
             return
-        if self.training is None:
-            self.training = truth.training
         write_truth(self._root, key, truth)
 
     def _ask(self, key: CaptureKey, operator: Operator) -> GroundTruth | str:

@@ -209,6 +209,10 @@ class AppWitness(Witness):
         for step in self.steps[:1]:
             for call in step.calls[:1]:
                 self._watch.learn(call)
+        if not self.steps:  # an update without an optimiser still shows model and images
+            for call in [call for call in self._open if call.differentiated][:1]:
+                self._watch.learn(call)
+                self._watch.pixels(call.images)
         return super().truth()
 
     def pixels(self, inputs: Tensor) -> Tensor | str:
