@@ -63,8 +63,8 @@ def _command(
         int | None, typer.Option(min=1, help="How many clients to attack, lowest ids; default: all.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Time for attacking each client, e.g. 60s or 2m; default: no limit.")
-    ] = None,
+        str, typer.Option(help="Time for attacking each client, e.g. 2m; none: no limit.")
+    ] = "60s",
     threat: Annotated[
         str | None, typer.Option(help="What the server knows: level A, B or C; default: C.")
     ] = None,
@@ -135,7 +135,7 @@ def _command(
         "grade.metrics": metric,
         "attack.rounds": attack_rounds,
         "attack.clients": attack_clients,
-        "attack.budget": None if budget is None else seconds(budget),
+        "attack.budget": None if budget == "none" else seconds(budget),
         "attack.device": device,
         "threat.level": threat,
         "threat.loss": loss,
