@@ -93,7 +93,8 @@ class Recorder:
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written; None writes all of them.
         clients: most clients whose captures are written in a round: of those that the round's messages go to
-            and ``keep`` lets through, the ones with the lowest numbers. None: all of them.
+            and ``keep`` lets through, the ones with the lowest numbers; where messages go out one at a time,
+            as in Flower's older API, the first ones. None: all of them.
         aggregate: write the weighted mean of a round's updates in place of each (secure aggregation).
         equal_weights: whether all clients weigh the same in it; else by ``num-examples``.
 

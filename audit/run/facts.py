@@ -134,7 +134,7 @@ def run_facts(
         attacked=Attacked(
             rounds=config.attacked_rounds(),
             clients=attacked_clients(folder, config),
-            rule=attacked_rule(config, everyone=config.federation.fraction == 1 and scene.app is None),
+            rule=attacked_rule(config, everyone=config.federation.fraction == 1),
         ),
         recognisability=Recognisability(
             name=rule.name,

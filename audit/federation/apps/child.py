@@ -61,10 +61,12 @@ class _Run:
             model=None if job.model is None else Recipe(target=job.model),
         )
         rounds = None if job.rounds is None else set(job.rounds)
-        self._keep: Callable[[int, int], bool] = lambda number, client: rounds is None or number in rounds
-        self._recorder = BudgetRecorder(
-            Path(job.out), defense=job.slug, keep=self._keep, clients=job.attacked, budget=job.disk
+        # By number, not `Recorder`'s first so many: an app of the older API sends messages one at a time.
+        attacked = job.attacked
+        self._keep: Callable[[int, int], bool] = lambda number, client: (
+            (rounds is None or number in rounds) and (attacked is None or client < attacked)
         )
+        self._recorder = BudgetRecorder(Path(job.out), defense=job.slug, keep=self._keep, budget=job.disk)
         self._observer = AppObserver(
             Path(job.out) / "truth", self._recorder, lambda n: self._tell({"round": n})
         )

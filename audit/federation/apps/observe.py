@@ -132,7 +132,6 @@ class BudgetRecorder(Recorder):
         out: run folder.
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written.
-        clients: see `Recorder`.
         budget: bytes.
 
     Attributes:
@@ -141,8 +140,8 @@ class BudgetRecorder(Recorder):
         secure: whether messages of Flower's SecAgg+ workflow were seen.
     """
 
-    def __init__(self, out: Path, *, defense: str, keep: Keep, clients: int | None, budget: int) -> None:
-        super().__init__(out, defense=defense, keep=keep, clients=clients)
+    def __init__(self, out: Path, *, defense: str, keep: Keep, budget: int) -> None:
+        super().__init__(out, defense=defense, keep=keep)
         self.wanted: set[CaptureKey] = set()
         self.left_out: list[CaptureKey] = []
         self.secure = False
