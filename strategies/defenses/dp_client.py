@@ -1,18 +1,17 @@
 """Central differential privacy with clipping at the clients: what leaves is clipped and not noised."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from fl_audit.core.units import ActsOn, Arrays, Defense, PrivacySpent, State
-from fl_audit.strategies.defenses._accounting import gaussian_epsilon
+from fl_audit.core.units import Arrays, State
+from fl_audit.strategies.defenses._central import CentralDP
 from fl_audit.strategies.defenses._registry import defenses
 from fl_audit.strategies.defenses._updates import clip, integers_as_sent, update_of, with_update
 
 
 @defenses.register("dp-client")
-class ClientSideDP(Defense):
+class ClientSideDP(CentralDP):
     """Central differential privacy, clients clip, and the server adds noise after it saw each update.
 
     Flower's ``DifferentialPrivacyClientSideFixedClipping`` around the strategy of the run, and on every
@@ -28,23 +27,10 @@ class ClientSideDP(Defense):
     were sent. An update that is not finite raises instead of leaving.
     """
 
-    acts_on: ClassVar[ActsOn] = "server"
+    clips = "client"
     server_sees: ClassVar[str] = (
         "The server gets every client's clipped update without noise, which it adds to their mean: against "
         "the server this is clipping alone."
-    )
-    paper: ClassVar[str] = (
-        "McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018, "
-        "https://arxiv.org/abs/1710.06963"
-    )
-
-    noise_multiplier: float = Field(
-        default=10.0,
-        gt=0,
-        description="standard deviation of the noise on the sum of the updates over the clipping norm",
-    )
-    clipping_norm: float = Field(
-        default=0.02, gt=0, description="largest L2 norm of a client's update, all arrays together"
     )
 
     def apply(
@@ -59,34 +45,3 @@ class ClientSideDP(Defense):
     def changes_update(self) -> bool:
         """It does: clients clip."""
         return True
-
-    def wrap_strategy(self, strategy: Any, *, clients: int, sampled: int) -> Any:
-        """Flower's wrapper around ``strategy``; a ConfigError where its noise is not for that strategy."""
-        del clients
-        from fl_audit.strategies.central import central_dp  # needs Flower
-
-        return central_dp(
-            strategy,
-            clips="client",
-            noise_multiplier=self.noise_multiplier,
-            clipping_norm=self.clipping_norm,
-            sampled=sampled,
-            who=self.name,
-        )
-
-    @property
-    def equal_weights(self) -> bool:
-        """They do: a client's weight must not depend on what it claims."""
-        return True
-
-    def privacy(self, *, rounds: int, delta: float) -> PrivacySpent:
-        """Epsilon at ``delta`` of the models released, for a client that took part in ``rounds`` rounds."""
-        return PrivacySpent(
-            epsilon=gaussian_epsilon(self.noise_multiplier / 2, rounds, delta),
-            delta=delta,
-            unit="one client's whole data in all its rounds, by the models released, against whoever sees "
-            "these and NOT against the server (replacement, central model)",
-            accountant="dp-accounting PLD, Gaussian, sensitivity 2 x clipping norm / clients in a round, no "
-            "amplification",
-            against_server=False,
-        )
