@@ -63,10 +63,11 @@ STAGES = (
     Stage(750, "transformations", "all"),
     Stage(1500, "both", "all"),
     Stage(1600, "invariance", "all", rate=1.5e-3, real=True),
+    Stage(4500, "invariance", "all", real=True),
 )
-"""How much is left; that what the client did does not matter; both, twice. The packaged weights come from
-the first two: with the others transformed judged pairs gain and plain ones lose a little, see the card."""
-PACKAGED_STAGES = 2
+"""How much is left; that what the client did does not matter; then both, with more and more weight on the
+second. The packaged weights come from all of them, without real reconstructions."""
+PACKAGED_STAGES = len(STAGES)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def write(
         replace(weights, sha256=digest),
         figures,
         size=path.stat().st_size,
-        kinds=len(FIRST_KINDS if int(settings["stages"]) <= PACKAGED_STAGES else {*KINDS, *LAST_KINDS}),
+        kinds=len(FIRST_KINDS if int(settings["stages"]) <= 2 else {*KINDS, *LAST_KINDS}),
         real="those of examples/semsim_reconstructions.py, 15% of the pairs" if real else "none",
         stages=", ".join(
             str(max(1, round(float(settings["scale"]) * stage.steps)))

@@ -27,7 +27,7 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 FORMAT = "fl-audit-semsim"
 VERSION = "1"
 NAME = "semsim-v2"
-PACKAGED_SHA256 = "926e64ebc517955646cc056d930a913de58ceddbda18d30a35e61ef05b922e4a"
+PACKAGED_SHA256 = "a297c4a4eeffec799fce8e1390277d970bddee49ccb5a785600ceacc31df40e4"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

@@ -53,7 +53,7 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
             "--scale",
             "0.001",
             "--stages",
-            "4",
+            "5",
         ]
         assert main([*arguments, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
@@ -64,7 +64,7 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
     assert first.sha256 in card
     assert "No person did" in card
     assert "| judged plain-x | 6 |" in card
-    assert "these weights saw 2, 1, 2, 2 steps" in card
+    assert "these weights saw 2, 1, 2, 2, 4 steps" in card
     assert "Real reconstructions in training: none" in card
 
 
