@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.known_entries import KnownEntries, looks_sparsified
@@ -13,6 +14,7 @@ from fl_audit.attacks.optimisers import SignedAdam
 from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem
+from fl_audit.attacks.rows import SMALL_MODEL
 from fl_audit.attacks.schedules import CosineDecay, Plateau
 from fl_audit.attacks.starts import MeanImage
 
@@ -35,8 +37,8 @@ class InvertingGradients(OptimisationAttack):
     several local steps. Differs in: pixels and step size are in [0, 1], normalisation being the model's;
     restarts share one batch axis; the step size falls along a cosine, from twice the paper's, with less
     momentum; the start is grey, since most images are nearer to it than to noise; the best of the last
-    iterates is returned; total variation weighs more where the update is noisy, and the zeros of a pruned
-    one are no evidence; far fewer iterations.
+    iterates is returned; total variation weighs more where the update is noisy, and where max pooling and
+    few weights leave many pixels open; the zeros of a pruned update are no evidence; far fewer iterations.
     """
 
     paper: ClassVar[str] = (
@@ -57,6 +59,11 @@ class InvertingGradients(OptimisationAttack):
         0.3,
         ge=0,
         description="weight added to it, times the share of noise in the update",
+    )
+    pooled: float = Field(
+        50,
+        ge=1,
+        description="factor on tv where a small network pools by maximum, whose gradient skips most pixels",
     )
     zeros: Literal["auto", "evidence", "missing"] = Field(
         "auto", description="what exact zeros of the update say; auto: missing if it looks pruned"
@@ -81,9 +88,17 @@ class InvertingGradients(OptimisationAttack):
     def variation(self, problem: Problem) -> float:
         """The weight of total variation for the update at hand."""
         share = noise_share(list(problem.observed.values()))
-        return self.tv + self.noisy_tv * (share if share >= NOISY else 0.0)
+        weight = self.tv * (self.pooled if pools_and_is_small(problem.model) else 1.0)
+        return weight + self.noisy_tv * (share if share >= NOISY else 0.0)
 
     def _is_pruned(self, problem: Problem) -> bool:
         if self.zeros == "auto":
             return looks_sparsified(list(problem.observed.values()))
         return self.zeros == "missing"
+
+
+def pools_and_is_small(model: nn.Module) -> bool:
+    """Whether the gradient tells little of most pixels: by max pooling, and few weights besides."""
+    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
+        return False
+    return any(isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for module in model.modules())

@@ -95,7 +95,7 @@ def _client_page(run_dir: Path, summary: Summary, findings: Sequence[Finding], c
     rounds = [(words.title(defense), part.rounds) for defense, part in parts]
     own = [finding for finding in findings if finding.client == client]
     positive = summary.controls.positive
-    verdicts = [(defense, judge(part, words.circumstance(defense), positive)) for defense, part in parts]
+    verdicts = [(defense, judge(part, words.circumstance(defense), summary)) for defense, part in parts]
     kinds = [(words.circumstance(defense), verdict.kind) for defense, verdict in verdicts]
     return _render(
         "client.html.j2",

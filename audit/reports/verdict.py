@@ -1,22 +1,36 @@
 """The verdict in plain words. It never calls something safe: at most, these attacks found nothing.
 
-Three kinds. *leaks*: at least one image was recognisable. *none found*: all was graded, nothing was
-recognisable, and the positive control shows that the attack can do it. *not shown to be safe*: everything
-else, i.e. attacks failed, nothing was graded, or the attack has no, too little or unknown power here.
+Three kinds. *leaks*: at least one image was recognisable, and luck does not explain it. *none found*: all was
+graded, nothing was recognisable, and the positive control shows that the attack can do it. *not shown to be
+safe*: everything else, i.e. attacks failed, nothing was graded, the attack has no, too little or unknown
+power here, or what was recognised looks like luck (see `lucky_guess`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fl_audit.reports.schema import DefenseSummary, Leak, PositiveControl, Summary
+from scipy.stats import binom
+
+from fl_audit.reports.order import beyond_guess, by_name, closest
+from fl_audit.reports.schema import (
+    ClientSummary,
+    DefenseSummary,
+    GuessSummary,
+    Leak,
+    MetricFacts,
+    MetricStats,
+    PositiveControl,
+    Summary,
+)
 from fl_audit.reports.words import circumstance, count, failed, interval, listing, percent, spans, upfirst
 
 Kind = Literal["leaks", "none-found", "not-shown"]
 
 SIGNIFICANCE = 0.05
-"""A control that reached only some images counts if chance alone is less likely than this; see `chance`."""
+"""A control that reached only some images counts if chance alone is less likely than this; see `chance`. So
+do recognised images where guesses are recognised too; see `lucky_guess`."""
 
 MOST_NAMES = 3
 """Defenses that a headline names one by one."""
@@ -44,18 +58,21 @@ class Verdict:
         return LABELS[self.kind]
 
 
-def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
+def judge(leak: Leak, where: str, summary: Summary) -> Verdict:
     """The verdict on one group.
 
     Args:
         leak: the counts.
         where: circumstance at the start of a sentence, e.g. ``Without defense`` or ``Under dp``.
-        positive: the positive control, None if it was not run.
+        summary: the run it belongs to, for its controls.
     """
+    positive = summary.controls.positive
     start = f"{upfirst(where)},"
     if not leak.graded:
         lost = f" ({failed(leak)})" if leak.failed_count else ""
         why = f"nothing could be graded{lost}" if leak.images or leak.failed_count else "nothing was attacked"
+        if common := _common_reason(leak):
+            return Verdict("not-shown", f"{start} {why}: {common}. Nothing is shown about safety.")
         return Verdict("not-shown", f"{start} {why}: nothing is shown about safety.")
     shown = percent(leak.leak_rate)
     if leak.leak_rate_ci is not None:
@@ -64,7 +81,14 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
     missing = f"{leak.failed_count} more could not be graded ({failed(leak)})" if leak.failed_count else ""
     if leak.recognisable:
         more = f" {missing}: the true share may be higher." if missing else ""
-        return Verdict("leaks", f"{start} {tally}.{more}")
+        guess = lucky_guess(leak, summary)
+        if guess is None:
+            return Verdict("leaks", f"{start} {tally}.{more}")
+        doubt = (
+            f"the rule calls {guess.recognisable} of {count(guess.graded, 'mere guess', 'mere guesses')} "
+            f"recognised too ({guess.words}), so luck may explain it: look at the pictures"
+        )
+        return Verdict("not-shown", f"{start} {tally}, but {doubt}. Not shown to be safe.{more}")
     doubts = [missing] if missing else []
     if positive is None:
         doubts.append("no positive control was run, so whether the attack has power here is unknown")
@@ -82,6 +106,19 @@ def judge(leak: Leak, where: str, positive: PositiveControl | None) -> Verdict:
     return Verdict("none-found", f"{text}.")
 
 
+def _common_reason(leak: Leak) -> str | None:
+    """Why no attack on the group gave an image, where there is one reason for all of it."""
+    clients = leak.clients if isinstance(leak, DefenseSummary) else [leak]
+    reasons = {
+        (entry.status, entry.reason)
+        for client in clients
+        if isinstance(client, ClientSummary)
+        for entry in client.reasons
+    }
+    status, reason = reasons.pop() if len(reasons) == 1 else (None, None)
+    return reason if status == "attack-failed" else None
+
+
 def chance(positive: PositiveControl, leak: Leak) -> float:
     """Probability that all that was recognised lay in the control, had the defense changed nothing.
 
@@ -93,9 +130,40 @@ def chance(positive: PositiveControl, leak: Leak) -> float:
     return math.comb(tried, positive.recognisable) / together
 
 
+def lucky_guess(leak: Leak, summary: Summary) -> GuessSummary | None:
+    """The kind of guess that explains all that was recognised of a group; None if none does.
+
+    It explains it where three things come together: the positive control did not show full power, guesses are
+    recognised so often that chance gives as many (`luck`), and no image came closer to its original than the
+    closest guess, by the metric that recognition rests on. So one exact image among thousands is a leak.
+    """
+    positive = summary.controls.positive
+    metric = by_name(summary.metrics).get(summary.recognisability.metric)
+    graded = [guess for guess in summary.controls.negative.values() if guess.graded]
+    if metric is None or not graded or (positive is not None and positive.power == "yes"):
+        return None
+    likeliest = max(graded, key=lambda guess: guess.recognisable / guess.graded)
+    closest_guess = closest(metric, [_closest(guess.metrics, metric) for guess in graded])
+    if beyond_guess(metric, _closest(leak.metrics, metric), closest_guess) is not False:
+        return None
+    return likeliest if luck(leak, likeliest) >= SIGNIFICANCE else None
+
+
+def _closest(measured: Mapping[str, MetricStats], metric: MetricFacts) -> float | None:
+    return measured.get(metric.name, MetricStats(n=0)).worst
+
+
+def luck(leak: Leak, guess: GuessSummary) -> float:
+    """Probability that as many of the group are recognised, or more, at the rate at which guesses are.
+
+    One-sided binomial test; it takes images for independent. 0.0 where no guess was recognised.
+    """
+    return float(binom.sf(leak.recognisable - 1, leak.graded, guess.recognisable / guess.graded))
+
+
 def judge_defense(defense: DefenseSummary, summary: Summary) -> Verdict:
     """The verdict on one defense."""
-    return judge(defense, circumstance(defense), summary.controls.positive)
+    return judge(defense, circumstance(defense), summary)
 
 
 def power(positive: PositiveControl) -> str:

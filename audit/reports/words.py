@@ -11,7 +11,7 @@ NOT_THE_SERVER = "not against the server"
 """Beside an epsilon that holds only against those who see what the server releases."""
 
 FAILED_WORDS: dict[FailedStatus, str] = {
-    "attack-failed": "the attack failed",
+    "attack-failed": "the attack gave no image",
     "client-failed": "the client sent nothing usable",
     "unscored": "could not be scored",
 }
@@ -94,7 +94,7 @@ def title(defense: DefenseBase) -> str:
 
 
 def failed(leak: Leak) -> str:
-    """Why images were not graded, e.g. ``the attack failed: 2``; empty if all were."""
+    """Why images were not graded, e.g. ``the attack gave no image: 2``; empty if all were."""
     return "; ".join(f"{FAILED_WORDS[status]}: {amount}" for status, amount in leak.failed.items() if amount)
 
 

@@ -63,11 +63,26 @@ def norm_net_without_dropout(shape: tuple[int, int, int], classes: int) -> nn.Mo
     return norm_net(shape, classes, dropout=0.0)
 
 
+def pooling_net(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The small net of many tutorials: of four pixels next to each other, the gradient follows one."""
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * (height // 2) * (width // 2), 32),
+        nn.ReLU(),
+        nn.Linear(32, classes),
+    )
+
+
 NETS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
     "small": small_net,
     "dense": dense_net,
     "norm": norm_net,
     "norm-without-dropout": norm_net_without_dropout,
+    "pooling": pooling_net,
 }
 
 
@@ -95,15 +110,18 @@ def make_case(
     data_seed: int | None = None,
     order: tuple[int, ...] | None = None,
     proximal: float = 0.0,
+    images: Tensor | None = None,
 ) -> Case:
     """Train a client with `torch.optim` for real and capture its update.
 
     Clients with one ``seed`` share the model; ``data_seed`` gives each its own images. ``order`` lists the
-    image of each use where images are used more than once; ``labels`` are the images'.
+    image of each use where images are used more than once; ``labels`` are the images'. Images are noise
+    unless given, ``(N, C, H, W)``.
     """
     details = training or TrainingDetails(batch_size=len(labels))
     generator = torch_generator(seed if data_seed is None else data_seed, "images")
-    images = torch.rand(len(labels), *shape, generator=generator)
+    noise = torch.rand(len(labels), *shape, generator=generator)
+    images = noise if images is None else images
     with seeded_globals(seed, "weights"):
         client = NETS[net](shape, classes)
     with seeded_globals(seed, "other weights"):

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from skimage.data import astronaut
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from fl_audit.attacks import attacks
 from fl_audit.attacks.inverting_gradients import InvertingGradients
@@ -55,6 +57,21 @@ def test_total_variation_weighs_more_the_more_noise_there_is() -> None:
     weights = [weight_of(changed(case, noise=noise), attack) for noise in (0.7, 10.0)]
     assert attack.tv + 0.05 < weights[0] < weights[1] <= attack.tv + attack.noisy_tv
     assert InvertingGradients(tv=0, noisy_tv=0)._parts(problem_of(case)).priors == ()
+
+
+def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more() -> None:
+    pixels = torch.from_numpy(astronaut()[:256, :256]).permute(2, 0, 1)[None].float() / 255
+    photo = interpolate(pixels, size=(32, 32), mode="area")
+    case = make_case("pooling", shape=(3, 32, 32), labels=(1,), classes=4, images=photo)
+    attack = InvertingGradients()
+    assert weight_of(case, attack) == attack.tv * attack.pooled
+    assert weight_of(case, InvertingGradients(pooled=1)) == attack.tv
+    errors = []
+    for factor in (1, 50):
+        images = run(f"inverting-gradients:iterations=100,pooled={factor}", case).images
+        assert images is not None
+        errors.append(float((images - photo).square().mean()))
+    assert errors[1] < errors[0] / 2
 
 
 @pytest.mark.parametrize(("zeros", "masked"), [("auto", True), ("missing", True), ("evidence", False)])

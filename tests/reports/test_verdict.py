@@ -1,8 +1,17 @@
 import pytest
 
-from fl_audit.reports.schema import Finding, Summary
+from fl_audit.reports.schema import Finding, GuessFacts, Summary
 from fl_audit.reports.summarise import summarise
-from fl_audit.reports.verdict import Kind, caveats, chance, control_sentence, headline, judge_defense, overall
+from fl_audit.reports.verdict import (
+    Kind,
+    caveats,
+    chance,
+    control_sentence,
+    headline,
+    judge_defense,
+    luck,
+    overall,
+)
 from tests.reports import builders
 from tests.reports.builders import control, defense, facts, failure, finding
 
@@ -60,9 +69,61 @@ def test_all_failed_is_never_safe() -> None:
     kind, text = verdict([*control(0.9), failure("dp"), failure("dp", client=1)])
     assert kind == "not-shown"
     assert text == (
-        "Under dp, nothing could be graded (the attack failed: 2): nothing is shown about safety."
+        "Under dp, nothing could be graded (the attack gave no image: 2): the loss is not finite. "
+        "Nothing is shown about safety."
     )
     assert verdict(control(0.9))[1] == "Under dp, nothing was attacked: nothing is shown about safety."
+
+
+def test_several_reasons_are_left_to_the_list_of_problems() -> None:
+    text = verdict([failure("dp"), failure("dp", client=1, reason="not a gradient of an image model")])[1]
+    assert (
+        text
+        == "Under dp, nothing could be graded (the attack gave no image: 2): nothing is shown about safety."
+    )
+    sent = failure("dp", status="client-failed", reason="whatever a client's exception says")
+    assert "exception" not in verdict([sent])[1]
+
+
+def guessed(recognised: int, of: int, best: float) -> list[GuessFacts]:
+    """Guesses of which some are recognised; the closest one reaches an SSIM of ``best``."""
+    judged: list[bool | None] = [place < recognised for place in range(of)]
+    return [
+        GuessFacts(
+            kind="same-class",
+            words="another image of the same class",
+            scores={"ssim": [best, *[0.1] * (of - 1)]},
+            recognisable=judged,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("powered", "found", "guesses", "kind"),
+    [
+        (0.1, [0.6, 0.6], guessed(2, 20, best=0.7), "not-shown"),  # 2 of 20, as many as of the guesses
+        (0.9, [0.6, 0.6], guessed(2, 20, best=0.7), "leaks"),  # the control shows that the attack works
+        (0.1, [0.6, 0.8], guessed(2, 20, best=0.7), "leaks"),  # one is closer than any guess
+        (0.1, [0.6, 0.6], guessed(0, 20, best=0.4), "leaks"),  # no guess is ever recognised
+        (0.1, [0.6] * 10, guessed(2, 20, best=0.7), "leaks"),  # too many for luck
+    ],
+)
+def test_what_luck_explains_is_no_leak(
+    powered: float, found: list[float], guesses: list[GuessFacts], kind: str
+) -> None:
+    findings = [*control(powered, powered), *lines("dp", *found, *[0.1] * (20 - len(found)))]
+    whole = summarise(findings, facts(), [defense("dp")], guesses)
+    judged = judge_defense(whole.defenses[0], whole)
+    assert judged.kind == kind
+    assert ("the rule calls 2 of 20 mere guesses recognised too" in judged.text) == (kind == "not-shown")
+    assert whole.defenses[0].recognisable == len(found), "the count stays as it is"
+
+
+def test_luck_is_a_binomial_tail() -> None:
+    whole = summarise(lines("dp", 0.6, 0.6, 0.1), facts(), [defense("dp")], guessed(1, 4, best=0.7))
+    # At a rate of 1/4, two or three of three: 3 * 1/16 * 3/4 + 1/64.
+    chances = luck(whole.defenses[0], whole.controls.negative["same-class"])
+    assert chances == pytest.approx(3 / 16 * 3 / 4 + 1 / 64)
 
 
 def test_a_control_that_reached_a_part_counts_where_chance_is_unlikely() -> None:
