@@ -33,7 +33,8 @@ def main() -> None:
 def tree(pid: int) -> list[int]:
     """``pid`` and all its descendants."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        threads = list(Path(f"/proc/{pid}/task").iterdir())  # any of them may have started a process
+        children = " ".join((thread / "children").read_text() for thread in threads).split()
     except OSError:
         return []
     return [pid, *(inner for child in children for inner in tree(int(child)))]
