@@ -219,10 +219,14 @@ def caveats(summary: Summary) -> list[str]:
         found.append(f"{upfirst(summary.baseline_from)}.")
     federation, attacked = summary.federation, summary.attacked
     if len(attacked.clients) < federation.clients:
-        named = f"clients {spans(attacked.clients)} of {federation.clients}"
+        one = len(attacked.clients) == 1
+        named = f"{'client' if one else 'clients'} {spans(attacked.clients)} of {federation.clients}"
         if len(named) > MOST_LENGTH:
             named = f"{len(attacked.clients)} of {federation.clients} clients"
-        found.append(f"Only {named} were attacked ({attacked.rule}); nothing is known of the others.")
+        found.append(
+            f"Only {named} {'was' if one else 'were'} attacked ({attacked.rule}); "
+            "nothing is known of the others."
+        )
     if len(attacked.rounds) < federation.rounds:
         found.append(f"Only rounds {spans(attacked.rounds)} of {federation.rounds} were attacked.")
     if not summary.recognisability.calibrated:

@@ -60,7 +60,8 @@ def test_total_variation_weighs_more_the_more_noise_there_is() -> None:
 
 
 def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more() -> None:
-    pixels = torch.from_numpy(astronaut()[:256, :256]).permute(2, 0, 1)[None].float() / 255
+    picture = astronaut()[:256, :256]  # type: ignore[no-untyped-call]
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
     photo = interpolate(pixels, size=(32, 32), mode="area")
     case = make_case("pooling", shape=(3, 32, 32), labels=(1,), classes=4, images=photo)
     attack = InvertingGradients()

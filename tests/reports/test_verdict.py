@@ -178,6 +178,12 @@ def test_many_attacked_clients_are_counted_in_the_caveat() -> None:
     assert "Only 60 of 200 clients were attacked (the lowest ids); nothing is known of the others." in said
 
 
+def test_one_attacked_client_is_a_singular() -> None:
+    attacked = {"rounds": [1, 2], "clients": [0], "rule": "the lowest ids"}
+    said = " ".join(caveats(summarise([finding("dp")], facts(attacked=attacked), [defense("dp")])))
+    assert "Only client 0 of 2 was attacked (the lowest ids); nothing is known of the others." in said
+
+
 def test_the_headline_counts_defenses_where_they_are_many() -> None:
     kinds: list[tuple[str, Kind]] = [("without defense", "leaks")]
     kinds += [(f"under dp:{number}", "leaks") for number in range(5)]
