@@ -1,17 +1,38 @@
-"""From what a model is fed back to images in [0, 1]: by the app's Normalize, by its range, or as told."""
+"""From what a model is fed back to images in [0, 1]: as told, by what the app has, or by the pixels.
 
-from collections.abc import Sequence
+Pixels of 8 bits settle it: under the right normalisation, and hardly under any other, 255 times the image is
+whole numbers. Where they are no such pixels any more (resized as floats, rotated, half precision), the
+normalisation that ran counts, then the range.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fl_audit.federation.apps.levels import by_levels, on_levels
 from fl_audit.federation.apps.origin import Norm
 
 SLACK = 1e-3
 """How far outside [0, 1] rounding may take a pixel: float16, or interpolation after normalisation."""
 
+LOOKED_AT = 256
+"""Images that are looked at; whoever asks checks that the others fit as well."""
+
 IDENTITY: Norm = ((0.0,), (1.0,))
+HALVES: Norm = ((0.5,), (0.5,))
+BYTES: Norm = ((0.0,), (1 / 255,))
+
+WELL_KNOWN: dict[str, Norm] = {
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "CIFAR-10 as often copied": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR-100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "MNIST": ((0.1307,), (0.3081,)),
+    "Fashion-MNIST": ((0.2860,), (0.3530,)),
+}
+"""Constants that apps use; believed only where the pixels confirm them."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +44,11 @@ class Normalisation:
 
     def undo(self, inputs: Tensor) -> Tensor:
         """Images in [0, 1] from inputs ``(N, C, H, W)``."""
-        return _undo(inputs, self.norm).clamp(0, 1)
+        return undone(inputs, self.norm).clamp(0, 1)
 
 
 def find_normalisation(
-    inputs: Tensor, called: Sequence[Norm], made: Sequence[Norm], told: tuple[float, float] | None
+    inputs: Tensor, called: Sequence[Norm], made: Sequence[Norm], told: Sequence[float] | None
 ) -> Normalisation | str:
     """Which affine map of [0, 1] the inputs are, or why nobody knows.
 
@@ -35,45 +56,87 @@ def find_normalisation(
         inputs: what the model was fed, ``(N, C, H, W)``.
         called: normalisations that ran while the client trained, the latest first.
         made: those that the app has, whether or not they were seen to run (data loaders may run elsewhere).
-        told: what 0 and 1 of an image are at the model's input, where the user says so.
+        told: what 0 and 1 of an image are at the model's input, where the user says so, for all channels or
+            for each.
     """
     low, high = float(inputs.min()), float(inputs.max())
     if told is not None:
-        norm: Norm = ((-told[0] / (told[1] - told[0]),), (1 / (told[1] - told[0]),))
-        if fits(inputs, norm):
-            return Normalisation(norm, f"--input-range {told[0]:g},{told[1]:g}")
-        return (
-            f"the model's input runs from {low:.4g} to {high:.4g}, outside --input-range "
-            f"{told[0]:g},{told[1]:g}"
-        )
-    for norms, how in ((called, "ran while the client trained"), (made, "is in the app")):
-        for norm in norms:
-            if len(norm[0]) in (1, inputs.shape[1]) and fits(inputs, norm):
-                mean, std = (", ".join(f"{value:g}" for value in part) for part in norm)
-                return Normalisation(norm, f"Normalize(({mean}), ({std})) {how}")
-    if fits(inputs, IDENTITY):
-        return Normalisation(IDENTITY, f"none: the model's input runs from {low:.3g} to {high:.3g}")
-    if -1 - SLACK <= low < -0.5 and 0.5 < high <= 1 + SLACK:
-        return Normalisation(
-            ((0.5,), (0.5,)), f"taken as 2 x - 1, since the model's input runs from {low:.3g} to {high:.3g}"
-        )
-    if low >= 0 and 16 < high <= 255:
-        return Normalisation(
-            ((0.0,), (1 / 255,)), f"taken as 255 x, since the model's input runs from {low:.3g} to {high:.3g}"
-        )
+        return _told(inputs, told)
+    inputs = inputs[:: -(-len(inputs) // LOOKED_AT)]
+    candidates = [c for c in _candidates(called, made, low, high) if _for(inputs, c.norm)]
+    for found in candidates:
+        if on_levels(undone(inputs, found.norm)):
+            return found
+    for name, norm in WELL_KNOWN.items():
+        if _for(inputs, norm) and on_levels(undone(inputs, norm)):
+            return Normalisation(norm, f"{_words(norm)}, that of {name}, which the pixels confirm")
+    worked_out = by_levels(inputs)
+    if worked_out is not None:
+        how = f"{_words(worked_out)}, worked out from the 256 levels of the pixels"
+        return Normalisation(worked_out, how)
+    if candidates:
+        return candidates[0]
     return (
         f"the model's input runs from {low:.4g} to {high:.4g}, and no Normalize of torchvision was seen that "
         "makes this of images in [0, 1]. Say what black and white are at the model's input: "
-        "--input-range LOW,HIGH"
+        "--input-range LOW,HIGH, or for each channel LOW,HIGH,LOW,HIGH,LOW,HIGH"
     )
 
 
 def fits(inputs: Tensor, norm: Norm) -> bool:
     """Whether ``inputs`` are images in [0, 1] under ``norm``."""
-    images = _undo(inputs, norm)
+    images = undone(inputs, norm)
     return bool(images.min() >= -SLACK) and bool(images.max() <= 1 + SLACK)
 
 
-def _undo(inputs: Tensor, norm: Norm) -> Tensor:
+def undone(inputs: Tensor, norm: Norm) -> Tensor:
+    """``inputs * std + mean``."""
     mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in norm)
     return inputs * std + mean
+
+
+def _told(inputs: Tensor, told: Sequence[float]) -> Normalisation | str:
+    lows, highs = told[::2], told[1::2]
+    text = ",".join(f"{value:g}" for value in told)
+    spans = [high - low for low, high in zip(lows, highs, strict=True)]
+    norm: Norm = (
+        tuple(-low / span for low, span in zip(lows, spans, strict=True)),
+        tuple(1 / span for span in spans),
+    )
+    if len(lows) not in (1, inputs.shape[1]):
+        return f"--input-range {text} is for {len(lows)} channels, the images have {inputs.shape[1]}"
+    if fits(inputs, norm):
+        return Normalisation(norm, f"--input-range {text}")
+    return (
+        f"the model's input runs from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}, outside "
+        f"--input-range {text}"
+    )
+
+
+def _candidates(
+    called: Sequence[Norm], made: Sequence[Norm], low: float, high: float
+) -> Iterator[Normalisation]:
+    """The likeliest first."""
+    for norm in called:
+        yield Normalisation(norm, f"{_words(norm)} ran while the client trained")
+    # Before what the app merely has: it may be a layer of the model, or for other images.
+    yield Normalisation(IDENTITY, f"none: the model's input runs from {low:.3g} to {high:.3g}")
+    for norm in made:
+        yield Normalisation(norm, f"{_words(norm)} is in the app")
+    if -1 - SLACK <= low < -0.5 and 0.5 < high <= 1 + SLACK:
+        yield Normalisation(
+            HALVES, f"taken as 2 x - 1, since the model's input runs from {low:.3g} to {high:.3g}"
+        )
+    if low >= 0 and 16 < high <= 255:
+        yield Normalisation(
+            BYTES, f"taken as 255 x, since the model's input runs from {low:.3g} to {high:.3g}"
+        )
+
+
+def _for(inputs: Tensor, norm: Norm) -> bool:
+    return len(norm[0]) in (1, inputs.shape[1]) and fits(inputs, norm)
+
+
+def _words(norm: Norm) -> str:
+    mean, std = (", ".join(f"{value:.5g}" for value in part) for part in norm)
+    return f"Normalize(({mean}), ({std}))"
