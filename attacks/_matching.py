@@ -15,9 +15,10 @@ def match_arrays(sent: Mapping[str, Tensor], model: nn.Module, notes: list[str])
     """Map names of the model's state dict to names in the update.
 
     Apps send their arrays under any name: Flower's own numpy helpers number them. So arrays are matched
-    by name where every name fits, else in order, against the whole state dict, the state dict without
-    batch-norm counters, or the parameters alone. Parameters that the model does not train need not travel,
-    and arrays of further records (``record/name``), e.g. control variates, are no part of the model.
+    by name where every name fits, also but for one prefix, else in order, against the whole state dict, the
+    state dict without batch-norm counters, the parameters, or the trained ones alone. Parameters that the
+    model does not train need not travel, and arrays of further records (``record/name``), e.g. control
+    variates, are no part of the model.
 
     Args:
         sent: arrays of the update, in the order sent.
@@ -38,31 +39,59 @@ def match_arrays(sent: Mapping[str, Tensor], model: nn.Module, notes: list[str])
     parameters = [name for name, _ in model.named_parameters()]
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if trainable and all(name in sent for name in trainable) and all(name in state for name in sent):
-        wrong = [name for name in sent if tuple(sent[name].shape) != shapes[name]]
+    own = _own_names(sent, shapes)
+    if trainable and own is not None and all(name in own for name in trainable):
+        wrong = [name for name, theirs in own.items() if tuple(sent[theirs].shape) != shapes[name]]
         if wrong:
             name = wrong[0]
             raise ConfigError(
-                f"the update does not fit the model granted to the attacker: array {name!r} has shape "
-                f"{tuple(sent[name].shape)}, the model's has {shapes[name]}. Is model, image shape or "
+                f"the update does not fit the model granted to the attacker: array {own[name]!r} has shape "
+                f"{tuple(sent[own[name]].shape)}, the model's has {shapes[name]}. Is model, image shape or "
                 "class count another than the clients use?"
             )
-        frozen = [name for name in parameters if name not in sent]
+        frozen = [name for name in parameters if name not in own]
         if frozen:
             notes.append(
                 "did not travel, so that the values of the model granted are taken: " + ", ".join(frozen[:5])
             )
-        return {name: name for name in state if name in sent}
+        return {name: own[name] for name in state if name in own}
     counted = [name for name in state if state[name].dtype.is_floating_point]
-    for candidate in (list(state), counted, parameters):
+    for candidate in (list(state), counted, parameters, trainable):
         pairs = list(zip(candidate, sent, strict=False))
         if len(candidate) == len(sent) and all(tuple(sent[b].shape) == shapes[a] for a, b in pairs):
             return dict(pairs)
+    kept = [name for name in trainable if name not in (own or {})]
+    if own:
+        raise ConfigError(
+            f"the clients train {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''} without these ever "
+            "travelling (personalised layers): the attacks simulate the whole model and cannot do so without "
+            "them. That is no proof of safety: an attacker may guess them"
+        )
     raise ConfigError(
         f"the update does not fit the model granted to the attacker: it has {len(sent)} arrays "
         f"{_preview(sent)}, the model has {len(state)} {_preview(state)}. Neither their names nor their "
         "order and shapes agree"
     )
+
+
+def _own_names(sent: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str] | None:
+    """State-dict name to name sent, as they are, or with one prefix added or taken away; None if none fits.
+
+    A prefix is missing where an app sends the state dict of a part of its model, e.g. of its head, and one
+    too many where the model was wrapped, e.g. by `torch.nn.DataParallel`.
+    """
+    if all(name in shapes for name in sent):
+        return {name: name for name in sent}
+    first = next(iter(sent))
+    added = {name[: -len(first)] for name in shapes if name.endswith(f".{first}")}
+    found = [{f"{prefix}{name}": name for name in sent} for prefix in sorted(added)]
+    found.append({name.partition(".")[2]: name for name in sent})
+    fitting = [
+        names
+        for names in found
+        if all(shapes.get(ours) == tuple(sent[theirs].shape) for ours, theirs in names.items())
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def load_sent(model: nn.Module, sent: Mapping[str, Tensor]) -> None:
