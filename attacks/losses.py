@@ -1,39 +1,29 @@
-"""The loss that clients train on: cross-entropy, or a function of the user's."""
-
-from collections.abc import Callable
-
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+"""The loss that clients train on: one that is known by name, or a function of the user's."""
 
 from fl_audit.core.errors import ConfigError, KnowledgeError
+from fl_audit.core.losses import CROSS_ENTROPY, KNOWN_LOSSES, Loss, known_loss, mean_cross_entropy
 from fl_audit.core.registry import import_object
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits ``(N, K)`` and labels int64 ``(N,)`` to a scalar, differentiable twice."""
-
-CROSS_ENTROPY = "cross-entropy"
-
-
-def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the batch."""
-    return cross_entropy(logits, labels)
+__all__ = ["CROSS_ENTROPY", "Loss", "find_loss", "mean_cross_entropy"]
 
 
 def find_loss(name: str, who: str) -> Loss:
     """The loss called ``name``.
 
     Args:
-        name: ``"cross-entropy"``, or ``module:function`` of one's own.
+        name: a text that `fl_audit.core.losses.known_loss` knows, or ``module:function`` of one's own.
         who: the attack, for the message.
 
     Raises:
         KnowledgeError: there is no such loss; the message says how to give one.
     """
-    if name == CROSS_ENTROPY:
-        return mean_cross_entropy
+    known = known_loss(name)
+    if known is not None:
+        return known
     how = (
         f"attack {who!r} simulates the clients' training, which needs their loss, and the threat model says "
-        f"{name!r}. Expected {CROSS_ENTROPY!r}, or your own function of logits and labels as module:function "
+        f"{name!r}. Expected {', '.join(KNOWN_LOSSES)}, with settings such as "
+        "cross-entropy(label_smoothing=0.1), or your own function of logits and labels as module:function "
         "(threat.loss)"
     )
     if ":" not in name:
