@@ -8,52 +8,33 @@ inside the training function do not. Nothing is changed: results are the same to
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from flwr.app import RecordDict
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules import module as module_hooks
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.overrides import TorchFunctionMode
-
-from fl_audit.core.types import GroundTruth
-from fl_audit.federation._settings import Settings, read_settings, training_details
-
-_LOSSES: frozenset[Callable[..., Any]] = frozenset(
-    {
-        functional.cross_entropy,
-        functional.nll_loss,
-        functional.multi_margin_loss,
-        functional.binary_cross_entropy,
-        functional.binary_cross_entropy_with_logits,
-        functional.mse_loss,
-        functional.kl_div,
-    }
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
 )
 
+from fl_audit.core.types import GroundTruth
+from fl_audit.federation._calls import Call, copied, differentiable, images_in, labels_by_slope, noted
+from fl_audit.federation._losses import Losses, SeenLoss
+from fl_audit.federation._settings import Settings, read_settings, training_details
 
-@dataclass
-class _Call:
-    """One call of a root module with gradient; ``originals`` is what a person would recognise in it."""
-
-    images: Tensor
-    train_mode: bool
-    root: nn.Module
-    outputs: tuple[int, ...]
-    originals: Tensor | None = None
-    labels: Tensor | None = None
-    loss: str | None = None
-    differentiated: bool = False
+MOST = 2 * 2**30
+"""Bytes of images that are kept of one training."""
 
 
 @dataclass
 class _Step:
     """One optimiser step and the calls that fed it."""
 
-    calls: list[_Call]
+    calls: list[Call]
     settings: Settings
 
 
@@ -65,7 +46,7 @@ def report_batch(images: Tensor, originals: Tensor) -> None:
     """
     seen = _watching.get()
     if seen is not None:
-        seen.told = _copy(images), _copy(originals)
+        seen.told = copied(images), copied(originals)
 
 
 def report_nothing(reason: str) -> None:
@@ -88,9 +69,13 @@ class Witness:
     steps: list[_Step] = field(default_factory=list)
     told: tuple[Tensor, Tensor] | None = None
     nothing: str = "no optimiser step on a model's output was seen: this way of training cannot be watched"
-    _open: list[_Call] = field(default_factory=list)
+    _open: list[Call] = field(default_factory=list)
     _depth: int = 0
     _entered: tuple[Tensor, ...] = ()
+    _in_model: bool = False
+    _bytes: int = 0
+    _inner: SeenLoss | None = None
+    _settings: Settings | None = None
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> "Witness":
@@ -98,26 +83,39 @@ class Witness:
             module_hooks.register_module_forward_pre_hook(self._before),
             module_hooks.register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
             register_optimizer_step_pre_hook(self._on_step),
+            register_optimizer_step_post_hook(self._after_step),
         )
         for hook in hooks:
             self._stack.callback(hook.remove)
-        self._stack.enter_context(_Losses(self._on_loss))
+        self._stack.enter_context(Losses(self._on_loss))
         self._stack.callback(_watching.reset, _watching.set(self))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    def asked(self, content: RecordDict) -> None:
+        """What the client was sent, before it trains; for those who want to know."""
+        del content
+
     def truth(self) -> GroundTruth | str:
         """The images, labels and details of this training, or why they are not to be had."""
         if not self.steps:
             return self.nothing
+        if self._bytes > MOST:
+            return (
+                f"the client trained on more than {MOST / 2**30:g} GiB of images in this round, which are "
+                "not kept: audit it with fewer local steps or epochs"
+            )
         pairs = [(call, number) for number, step in enumerate(self.steps) for call in step.calls]
         if len({call.images.shape[1:] for call, _ in pairs}) > 1:
             return "the inputs of one round differ in shape"
         images = self.pixels(torch.cat([call.images for call, _ in pairs]))
         if isinstance(images, str):
             return images
+        for call, _ in pairs:
+            if call.labels is None:
+                labels_by_slope(call)
         if any(call.labels is None for call, _ in pairs):
             return "no loss with a target for every image was seen"
         return GroundTruth(
@@ -137,9 +135,12 @@ class Witness:
         return pixels(inputs)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if self._depth == 0 and torch.is_grad_enabled() and next(module.parameters(), None) is not None:
-            # Copied before the model runs: it may change its input in place.
-            self._entered = _images(inputs)
+        if self._depth == 0:
+            self._in_model = next(module.parameters(), None) is not None
+            self._inner = None
+            if torch.is_grad_enabled() and self._in_model:
+                # Copied before the model runs: it may change its input in place.
+                self._entered = images_in(inputs)
         self._depth += 1
 
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
@@ -148,118 +149,78 @@ class Witness:
         self._depth -= 1
         if self._depth:
             return
-        entered, self._entered = self._entered, ()
-        result = _differentiable(output)
-        if result is None or not any(parameter.requires_grad for parameter in module.parameters()):
+        entered, self._entered, self._in_model = self._entered, (), False
+        outputs = differentiable(output)
+        if not outputs or not any(parameter.requires_grad for parameter in module.parameters()):
             return  # an evaluation, a loss module, or a module that failed
-        entered = entered or _images(kwargs.values())
+        entered = entered or images_in(kwargs.values())
         if entered:
-            call = _Call(
-                entered[0], module.training, module, tuple(result.shape), self._originals(entered[0])
+            self._bytes += entered[0].nbytes
+            if self._bytes > MOST and self.steps:
+                return
+            originals = self._originals(entered[0])
+            self._open.append(Call(entered[0], module.training, module, noted(outputs), originals))
+            if self._inner is not None and len(self._inner.target) == len(entered[0]):
+                self._open[-1].learn(self._inner)
+        else:
+            self._without_images(module, (*inputs, *kwargs.values()), outputs)
+
+    def _without_images(
+        self, module: nn.Module, inputs: tuple[Any, ...], outputs: dict[str | int | None, Tensor]
+    ) -> None:
+        """The next part of a model that is called in parts, or a model that is fed something else."""
+        fed = [value for value in inputs if isinstance(value, Tensor)]
+        where = {value.data_ptr() for value in fed if value.grad_fn is not None}
+        if where:
+            before = [call for call in self._open if where & {output.pointer for output in call.outputs}]
+            for call in before or self._open[-1:]:
+                call.goes_on(module, outputs)
+        elif fed and not self.steps:
+            kind = str(fed[0].dtype).removeprefix("torch.")
+            self.nothing = (
+                f"not a gradient of an image model: {type(module).__name__} is fed {kind} of shape "
+                f"{tuple(fed[0].shape)}, expected images, floating point (N, 1 or 3, H, W)"
             )
-            self._open.append(call)
-            result.register_hook(lambda _: setattr(call, "differentiated", True))  # type: ignore[no-untyped-call]  # torch
 
     def _originals(self, images: Tensor) -> Tensor | None:
         told = self.told
         return told[1] if told is not None and torch.equal(told[0], images) else None
 
-    def _on_loss(self, target: Any, name: str) -> None:
-        if isinstance(target, Tensor) and torch.is_grad_enabled():
-            for call in reversed(self._open):
-                if call.labels is None and target.ndim >= 1 and len(target) == len(call.images):
-                    call.labels, call.loss = _labels(target), name
-                    return
+    def _on_loss(self, loss: SeenLoss) -> None:
+        if not torch.is_grad_enabled() or loss.target.ndim < 1:
+            return
+        if self._in_model:  # a model that computes its own loss: the call is noted when it returns
+            self._inner = self._inner or loss
+            return
+        for call in reversed(self._open):
+            if call.labels is None and len(loss.target) == len(call.images):
+                call.learn(loss)
+                return
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._settings = read_settings(optimizer)
+        self._close(self._settings)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """What a closure computed inside the step belongs to this step."""
+        self._close(self._settings or read_settings(optimizer))
+
+    def _close(self, settings: Settings) -> None:
         calls = [call for call in self._open if call.differentiated]
         if calls:
-            self.steps.append(_Step(calls, read_settings(optimizer)))
+            self.steps.append(_Step(calls, settings))
             self._open.clear()
 
 
 _watching: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witness", default=None)
 
 
-class _Losses(TorchFunctionMode):
-    """Reports target and name of every loss."""
-
-    def __init__(self, report: Callable[[Any, str], None]) -> None:
-        super().__init__()
-        self._report = report
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _LOSSES:
-            self._report(kwargs.get("target", args[1] if len(args) > 1 else None), _loss_name(func, kwargs))
-        return func(*args, **kwargs)
-
-
-def _loss_name(func: Any, kwargs: dict[str, Any]) -> str:
-    """``cross_entropy``, or e.g. ``cross_entropy(label_smoothing=0.1)`` where that changes what it is."""
-    usual = {"reduction": "mean", "label_smoothing": 0.0, "weight": None}
-    changed = [
-        f"{key}={kwargs[key]}"
-        for key in usual
-        if key != "weight" and kwargs.get(key, usual[key]) != usual[key]
-    ]
-    changed += ["weight=..."] if kwargs.get("weight") is not None else []
-    return f"{func.__name__}({', '.join(changed)})" if changed else str(func.__name__)
-
-
-def _originals(pixels: Tensor, calls: Sequence[_Call]) -> Tensor:
+def _originals(pixels: Tensor, calls: Sequence[Call]) -> Tensor:
     """What a person would recognise in what the model saw, which is ``pixels`` where nobody says else."""
     parts = torch.split(pixels, [len(call.images) for call in calls])
     return torch.cat(
         [part if c.originals is None else c.originals for part, c in zip(parts, calls, strict=True)]
     )
-
-
-def _images(values: Any) -> tuple[Tensor, ...]:
-    """Copies of those floating-point tensors among ``values`` that come from outside the graph."""
-    return tuple(
-        _copy(value)
-        for value in values
-        if isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.grad_fn is None
-        and value.ndim > 1
-        and not _inside_functorch(value)
-    )
-
-
-def _inside_functorch(value: Tensor) -> bool:
-    """Whether a function transform of torch made this tensor: a client's own analysis, not its training."""
-    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
-    return wrapped
-
-
-def _copy(images: Tensor) -> Tensor:
-    return images.detach().to("cpu", torch.float32, copy=True)
-
-
-def _differentiable(output: Any) -> Tensor | None:
-    """The first tensor with a gradient in what a module returned."""
-    if isinstance(output, Tensor):
-        return output if output.requires_grad else None
-    values: Iterator[Any] = iter(())
-    if isinstance(output, dict):
-        values = iter(output.values())
-    elif isinstance(output, list | tuple):
-        values = iter(output)
-    return next((found for value in values if (found := _differentiable(value)) is not None), None)
-
-
-def _labels(target: Tensor) -> Tensor | None:
-    """Class numbers of a target: integers ``(N,)``, or the largest entry of ``(N, classes)``."""
-    values = target.detach().cpu()
-    if values.ndim == 1 and not values.is_floating_point():
-        return values.to(torch.int64, copy=True)
-    if values.ndim == 2 and values.shape[1] > 1:
-        return values.argmax(1)
-    return None
 
 
 def pixels(inputs: Tensor) -> Tensor | str:

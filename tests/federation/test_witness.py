@@ -95,6 +95,49 @@ def in_two_parts(model: nn.Module) -> None:
         step(model, optimizer, rows, functional.cross_entropy(head(encoder(IMAGES[rows])), LABELS[rows]))
 
 
+def by_closure(model: nn.Module) -> None:
+    """The optimiser computes the loss itself, as in PyTorch Lightning."""
+    optimizer = sgd(model)
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+
+        def closure(rows: slice = rows) -> Tensor:
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(IMAGES[rows]), LABELS[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[arg-type]  # torch: any closure that gives a loss
+
+
+def written_out(model: nn.Module) -> None:
+    """Cross-entropy without a function of PyTorch that has a target."""
+    optimizer = sgd(model)
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+        chances = functional.log_softmax(model(IMAGES[rows]), 1)
+        step(model, optimizer, rows, -chances.gather(1, LABELS[rows, None]).mean())
+
+
+class WithLoss(nn.Module):
+    """Computes its own loss, as the models of transformers do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.inner(pixel_values)
+        return {"loss": nn.CrossEntropyLoss()(logits.view(-1, 3), labels.view(-1)), "logits": logits}
+
+
+def own_loss(model: nn.Module) -> None:
+    optimizer, whole = sgd(model), WithLoss(model)
+    for start in (0, 4):
+        rows = slice(start, start + 4)
+        step(model, optimizer, rows, whole(pixel_values=IMAGES[rows], labels=LABELS[rows])["loss"])
+
+
 class InPlace(nn.Module):
     """Normalises its input in place."""
 
@@ -117,6 +160,9 @@ class InPlace(nn.Module):
         accumulated,
         with_evaluations,
         in_two_parts,
+        by_closure,
+        written_out,
+        own_loss,
     ],
 )
 def test_images_labels_steps_and_details_are_seen(train: Callable[[nn.Module], None]) -> None:
@@ -185,6 +231,14 @@ def test_inputs_that_are_no_images_are_said_so(images: Tensor, why: str) -> None
     truth = seen.truth()
     assert isinstance(truth, str)
     assert re.search(why, truth)
+
+
+def test_words_are_no_images_and_that_is_said() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))
+    with Witness() as seen:
+        tokens = torch.randint(0, 9, (4, 3))
+        step(model, sgd(model), slice(0, 4), functional.cross_entropy(model(tokens), LABELS[:4]))
+    assert "not a gradient of an image model: Sequential is fed int64 of shape (4, 3)" in str(seen.truth())
 
 
 def test_no_step_and_no_labels_are_said_so() -> None:

@@ -1,0 +1,161 @@
+"""Calls of a model in training: what went in, what came out, and what the loss made of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fl_audit.federation._losses import SeenLoss
+
+_ROUNDING = 1e-2
+"""How far slopes may be from adding up to 0, relative to their size."""
+
+
+@dataclass
+class Output:
+    """A tensor with gradient that a root module returned.
+
+    Attributes:
+        place: its key or index in what was returned; None if it was all.
+        shape: its shape.
+        pointer: where its values were.
+        values: a copy, of tables ``(N, K)`` and lists ``(N,)``.
+        slope: gradient of the loss in it, once that is known, likewise.
+    """
+
+    place: str | int | None
+    shape: tuple[int, ...]
+    pointer: int
+    values: Tensor | None
+    slope: Tensor | None = None
+    differentiated: bool = False
+
+
+@dataclass
+class Call:
+    """One call of a root module with gradient.
+
+    Attributes:
+        images: what it was fed.
+        train_mode: whether it ran in train mode.
+        root: the module.
+        outputs: what it returned.
+        originals: what a person would recognise in the images.
+        parts: modules that were called on what came out; ``outputs`` are then those of the last.
+        labels: one for each image, once a loss was seen.
+        loss: that loss.
+        logits: the output that it was computed from, if that is clear.
+    """
+
+    images: Tensor
+    train_mode: bool
+    root: nn.Module
+    outputs: list[Output]
+    originals: Tensor | None = None
+    parts: list[nn.Module] = field(default_factory=list)
+    labels: Tensor | None = None
+    loss: SeenLoss | None = None
+    logits: Output | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logits, else of what came out first."""
+        return (self.logits or self.outputs[0]).shape
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether the loss of a step came from it."""
+        return any(output.differentiated for output in self.outputs)
+
+    def goes_on(self, module: nn.Module, outputs: dict[str | int | None, Tensor]) -> None:
+        """The next part of the model was called on what came out."""
+        self.parts.append(module)
+        self.outputs = noted(outputs)
+
+    def learn(self, loss: SeenLoss) -> None:
+        """Take labels and logits from a loss."""
+        self.labels, self.loss = loss.labels(), loss
+        where = loss.given.data_ptr()
+        same = [output for output in self.outputs if output.pointer == where]
+        shape = tuple(loss.given.shape)
+        alike = [output for output in self.outputs if output.shape == shape]
+        tables = [output for output in self.outputs if len(output.shape) == 2]
+        found = next((found for found in (same, alike, tables) if len(found) == 1), [])
+        self.logits = found[0] if found else None
+
+
+def labels_by_slope(call: Call) -> None:
+    """Labels where no loss was seen: after a softmax only the slope at the true class is negative."""
+    for out in call.outputs:
+        slope = out.slope
+        if slope is None or slope.ndim != 2 or len(slope) != len(call.images) or slope.shape[1] < 2:
+            continue
+        rows = slope.cpu().float()
+        adds_up = rows.sum(1).abs() <= _ROUNDING * rows.abs().sum(1)
+        if bool((adds_up & ((rows < 0).sum(1) == 1)).all()):
+            call.labels, call.logits = rows.argmin(1), out
+            return
+
+
+def images_in(values: Any) -> tuple[Tensor, ...]:
+    """Copies of those tensors among ``values`` that may be images and come from outside the graph."""
+    return tuple(
+        copied(value)
+        for value in values
+        if isinstance(value, Tensor)
+        and (value.is_floating_point() or (value.dtype == torch.uint8 and value.ndim == 4))
+        and value.grad_fn is None
+        and value.ndim > 1
+        and not _inside_functorch(value)
+    )
+
+
+def _inside_functorch(value: Tensor) -> bool:
+    """Whether a function transform of torch made this tensor: a client's own analysis, not its training."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return wrapped
+
+
+def copied(images: Tensor) -> Tensor:
+    return images.detach().to("cpu", torch.float32, copy=True)
+
+
+def noted(outputs: dict[str | int | None, Tensor]) -> list[Output]:
+    """Note outputs, which will tell when they are differentiated."""
+    found = []
+    for place, value in outputs.items():
+        small = value.ndim in (1, 2)
+        copy = value.detach().clone() if small else None
+        output = Output(place, tuple(value.shape), value.data_ptr(), copy)
+        value.register_hook(partial(_differentiate, output))  # type: ignore[no-untyped-call]  # torch
+        found.append(output)
+    return found
+
+
+def _differentiate(output: Output, slope: Tensor) -> None:
+    output.differentiated = True
+    if output.values is not None:
+        output.slope = slope.detach().clone()
+
+
+def differentiable(output: Any) -> dict[str | int | None, Tensor]:
+    """The tensors with a gradient in what a module returned, by key or index; None: it is all."""
+    if isinstance(output, Tensor):
+        return {None: output} if output.requires_grad else {}
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(output, dict):
+        pairs = output.items()
+    elif isinstance(output, list | tuple):
+        pairs = enumerate(output)
+    found: dict[str | int | None, Tensor] = {}
+    for place, value in pairs:
+        if isinstance(value, Tensor) and value.requires_grad:
+            found[place if isinstance(place, str | int) else str(place)] = value
+        elif isinstance(value, dict | list | tuple):
+            inner = next(iter(differentiable(value).values()), None)
+            if inner is not None:
+                found[f"{place}"] = inner
+    return found
