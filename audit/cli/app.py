@@ -75,7 +75,11 @@ def _command(
         ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="The clients' loss, if not cross-entropy: module:function.")
+        str | None,
+        typer.Option(
+            help="The clients' loss, if it is not found: module:function of the app, or e.g. "
+            "cross-entropy(label_smoothing=0.1)."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="module:function that builds the app's model, if it is not found.")
@@ -86,7 +90,10 @@ def _command(
     ] = None,
     input_range: Annotated[
         str | None,
-        typer.Option(help="LOW,HIGH: what black and white are at the model's input, if it is not found."),
+        typer.Option(
+            help="LOW,HIGH: what black and white are at the model's input, if it is not found; or such a "
+            "pair for each of three channels."
+        ),
     ] = None,
     image_shape: Annotated[
         str | None, typer.Option(help="C,H,W of images that the app flattens before its model.")
@@ -147,15 +154,20 @@ def _command(
     return audit_app(app.root, settings, config, out, fail_above=fail_above)
 
 
-def _range(text: str) -> tuple[float, float]:
-    parts = text.split(",")
+def _range(text: str) -> tuple[float, ...]:
+    """LOW,HIGH for all channels, or a pair for each of three."""
     try:
-        low, high = (float(part) for part in parts)
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--input-range {text!r}: expected LOW,HIGH, e.g. --input-range=-1,1") from None
-    if not low < high:
+        values = ()
+    if len(values) not in (2, 6):
+        raise ConfigError(
+            f"--input-range {text!r}: expected LOW,HIGH, e.g. --input-range=-1,1, or such a pair for each of "
+            "three channels"
+        )
+    if not all(low < high for low, high in zip(values[::2], values[1::2], strict=True)):
         raise ConfigError(f"--input-range {text!r}: expected LOW below HIGH")
-    return low, high
+    return values
 
 
 def shape_of(text: str) -> tuple[int, int, int]:

@@ -12,10 +12,10 @@ from fl_audit.core.errors import CaptureError, FederationError
 from fl_audit.core.files import write_json, write_text
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import GroundTruth, Reconstruction, Scalar
-from fl_audit.federation.apps import AppJob, AppOutcome, run_app
+from fl_audit.federation.apps import FROZEN, AppJob, AppOutcome, run_app
 from fl_audit.reports.schema import ClientFacts, ClientFailure, Utility, UtilityRound
 from fl_audit.run.app_control import control_of_app
-from fl_audit.run.app_scene import attackable, learned, write_app_scene
+from fl_audit.run.app_scene import attackable, learned, without_arrays, write_app_scene
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
@@ -24,7 +24,7 @@ from fl_audit.run.jobs import jobs
 from fl_audit.run.load import dump_config
 from fl_audit.run.record import FederationRecord, write_record
 from fl_audit.run.results import write_reconstruction
-from fl_audit.run.weights import CODE, RECIPE
+from fl_audit.run.weights import CODE, RECIPE, VALUES
 
 
 def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> RunConfig:
@@ -46,6 +46,9 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
             write_text(folder.config, dump_config(config))
             if outcome.recipe is not None:
                 write_json(folder.root / RECIPE, outcome.recipe.model_dump(mode="json"))
+                frozen = folder.root / PROCESSES / named[spec] / FROZEN
+                if frozen.is_file():
+                    shutil.copyfile(frozen, folder.root / VALUES)
             write_app_scene(folder, config, settings, outcome, named[spec])
         _grants(folder, config, outcome, named[spec], progress)
         write_record(folder.federation(named[spec]), _record(folder, settings, outcome, named[spec]))
@@ -100,9 +103,8 @@ def _federate(
 
 def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progress: Progress) -> None:
     """Fail where nothing was captured; where something was, say what went wrong and go on."""
-    usable = [
-        key for key in list_captures(folder.captures, slug) if read_update(folder.captures, key).received
-    ]
+    keys = list_captures(folder.captures, slug)
+    usable = any(read_update(folder.captures, key).error is None for key in keys)
     failure = outcome.failure
     log = f"What the app printed: {place / 'app.log'}"
     if failure is not None:
@@ -137,7 +139,7 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
 
 def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress) -> None:
     """Write what the attacker is told of each capture; what cannot be attacked gets its result at once."""
-    reason = attackable(config, outcome)
+    reason = without_arrays(folder, slug) or attackable(config, outcome)
     if reason is not None:
         progress.note(f"not attacked: {reason}")
     shape, classes = outcome.image_shape, outcome.classes

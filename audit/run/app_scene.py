@@ -1,9 +1,9 @@
 """What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
 
-from fl_audit.attacks.losses import CROSS_ENTROPY
 from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
+from fl_audit.core.losses import CROSS_ENTROPY, known_loss
 from fl_audit.federation.apps import AppOutcome
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
 from fl_audit.run.app_settings import AppSettings
@@ -42,6 +42,10 @@ def learned(
     if settings.labels is None:
         few = _most_images(folder, slug) <= FEW
         updated = updated.model_copy(update={"threat": config.threat.model_copy(update={"labels": few})})
+    found = None if outcome.loss is None else known_loss(outcome.loss)
+    if found is not None and config.threat.loss == CROSS_ENTROPY:
+        threat = updated.threat.model_copy(update={"loss": outcome.loss})
+        updated = updated.model_copy(update={"threat": threat})
     seen = outcome.training
     if seen is None and updated.threat.level == "C":  # nobody knows how the clients train
         threat = updated.threat.model_copy(update={"level": "B"})
@@ -62,6 +66,24 @@ def learned(
     return updated
 
 
+def without_arrays(folder: RunFolder, slug: str) -> str | None:
+    """Why the captures cannot be attacked where clients send no arrays at all, but something else."""
+    scalars: dict[str, object] = {}
+    for key in list_captures(folder.captures, slug):
+        update = read_update(folder.captures, key)
+        if update.received:
+            return None
+        scalars |= {**update.config, **update.metrics} if update.error is None else {}
+    packed = [f"{short(name, 60)} ({text})" for name, text in scalars.items() if str(text).endswith(" bytes")]
+    if not packed:
+        return None
+    return (
+        f"{NOT_IMAGES}, as far as was seen: the clients send back no array in an ArrayRecord, but as bytes "
+        f"in another record: {', '.join(packed[:3])}. Whoever knows the app can unpack them; fl-audit reads "
+        "arrays alone: send the model as ArrayRecord(model.state_dict()) to have it attacked"
+    )
+
+
 def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
     """Why the captures cannot be attacked; None if they can."""
     if outcome.secure:
@@ -79,10 +101,11 @@ def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
         )
     if outcome.classes is None:
         return "the model's output is no table of logits (N, classes): its loss is not that of a classifier"
-    if outcome.loss not in (None, CROSS_ENTROPY) and config.threat.loss == CROSS_ENTROPY:
+    unknown = outcome.loss is not None and known_loss(outcome.loss) is None
+    if unknown and config.threat.loss == CROSS_ENTROPY:
         return (
-            f"the clients' loss is {outcome.loss}; the attacks know cross-entropy. Give it as a function of "
-            "logits and labels: --loss module:function"
+            f"the clients' loss is {outcome.loss}. Give it as a function of logits and labels of the app: "
+            "--loss module:function"
         )
     if outcome.recipe is None:
         return (
@@ -147,6 +170,7 @@ def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: 
         words.append(_seen(folder, slug))
     if outcome.secure:
         words.append("It aggregates securely (SecAgg+): single updates reach the server masked.")
+    words += [f"{note[:1].upper()}{note[1:]}." for note in outcome.notes]
     if outcome.failure is not None:
         words.append(f"It did not run to its end: {outcome.failure.text}.")
     return " ".join(words)

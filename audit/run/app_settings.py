@@ -1,5 +1,6 @@
 """An audit of a user's app: what was asked for, kept in ``app.json`` of its run folder; and its beginning."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from fl_audit.attacks import attacks
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import read_model, write_json, write_text
-from fl_audit.models.app_model import APP_MODEL
+from fl_audit.models.app_model import APP_MODEL, app_modules
 from fl_audit.run.attack_stage import pick_device
 from fl_audit.run.check import check_attacks
 from fl_audit.run.config import RunConfig
@@ -64,7 +65,7 @@ class AppSettings(BaseModel):
     labels: bool | None = None
     timeout: float = 600.0
     disk: int = DEFAULT_DISK
-    input_range: tuple[float, float] | None = None
+    input_range: tuple[float, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
     model: str | None = None
     truth: str | None = None
@@ -106,7 +107,8 @@ def start_app_run(
                 f"defense {spec!r} acts {where}, which is the app's own here. Choose one that acts on the "
                 "update alone, e.g. dp or prune:0.9, write it into the app, or try it by 'fl-audit run'"
             )
-    check_attacks(config, {spec: attacks.create(spec) for spec in config.attack.names})
+    with app_modules(app) if ":" in config.threat.loss else contextlib.nullcontext():
+        check_attacks(config, {spec: attacks.create(spec) for spec in config.attack.names})
     chosen = pick_device(config.attack.device)
     folder = RunFolder.create(root)
     copy_app(app, root / CODE)

@@ -23,6 +23,7 @@ from fl_audit.run.grants import read_knowledge
 from fl_audit.run.jobs import Batch, Job, batches, jobs
 from fl_audit.run.results import write_partial, write_reconstruction
 from fl_audit.run.seen import look_at_captures
+from fl_audit.run.weights import own_code
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def attack_captures(folder: RunFolder, config: RunConfig, progress: Progress, de
     attacks side by side; several GPUs get a process each, and with engine ``ray`` the batches go to Ray. The
     results depend on none of this. Ctrl-C keeps the best so far of what is running.
     """
-    with one_thread(device):
+    with one_thread(device), own_code(folder.root, config.threat.loss):
         look_at_captures(folder, config, device)
     todo = batches(folder, jobs(folder, config), device)
     progress.stage("attack", sum(len(batch.jobs) for batch in todo))
@@ -84,9 +85,10 @@ def run_batch(
         return 0.0
     attack = batch.jobs[0].attack
     try:
-        results = attack.run_together(
-            list(tasks.values()), device=device, progress=progress, budget=config.attack.budget
-        )
+        with own_code(folder.root, config.threat.loss):
+            results = attack.run_together(
+                list(tasks.values()), device=device, progress=progress, budget=config.attack.budget
+            )
     except AttackInterrupted as interrupted:
         for job, result in zip(tasks, interrupted.results, strict=True):
             write_partial(job.folder, result)
@@ -109,7 +111,10 @@ def load_batch(
         try:
             update = read_update(folder.captures, job.key)
             knowledge = read_knowledge(folder.knowledge_file(job.key), job.key)
-        except CaptureError as error:
+        except (
+            CaptureError,
+            ConfigError,
+        ) as error:  # a damaged file, or an app's model that is not to be had
             logger.warning("%s", error)
             failed.append((job, Reconstruction("failed", reason=folder.relative(str(error)))))
             continue

@@ -210,7 +210,7 @@ def test_what_is_learned_survives_data_loader_workers_flat_images_and_other_loss
     )
     outcome = run(app, tmp_path / "out", image_shape=(1, 8, 8))
     assert outcome.failure is None
-    assert (outcome.image_shape, outcome.loss) == ((1, 8, 8), "cross_entropy(label_smoothing=0.1)")
+    assert (outcome.image_shape, outcome.loss) == ((1, 8, 8), "cross-entropy(label_smoothing=0.1)")
     assert str(outcome.normalisation).endswith("is in the app")
     assert outcome.training is not None
     assert outcome.training.optimizer == "adamw"

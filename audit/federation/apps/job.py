@@ -15,6 +15,10 @@ HELD_OUT = "held-out.safetensors"
 """Images that models were evaluated on, and their labels."""
 
 
+FROZEN = "frozen.safetensors"
+"""Values of the model that nobody trains and that its recipe does not give; no file: there are none."""
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +61,7 @@ class AppJob(_Model):
     attacked: int | None
     timeout: float
     disk: int
-    input_range: tuple[float, float] | None = None
+    input_range: tuple[float, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
     model: str | None = None
     truth: str | None = None

@@ -4,11 +4,12 @@ A class or function of the app that gave the model can give it again, in another
 if its arguments are plain values. What is found is tried before it is believed.
 """
 
+import copy
 import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.seeding import seeded_globals
@@ -25,6 +27,11 @@ from fl_audit.models.app_model import Recipe
 
 _WRAPPERS = ("_orig_mod", "module", "_module")
 """Where torch.compile, DataParallel and Opacus keep the model that they wrap."""
+
+_DEEPCOPY = copy.deepcopy.__code__
+"""A copy is built as its original was."""
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation for each channel."""
@@ -76,6 +83,12 @@ class Origins:
                     tried.append(found)
         return "; ".join(tried[:3]) or "it was not seen being built"
 
+    def holder(self, parts: Sequence[nn.Module]) -> nn.Module | None:
+        """The smallest module that was seen being built and holds all of ``parts``."""
+        wanted = {id(part) for part in parts}
+        holders = [made for made in self._calls if wanted <= {id(inner) for inner in made.modules()}]
+        return min(holders, key=lambda made: sum(1 for _ in made.modules()), default=None)
+
     def _candidates(self, model: nn.Module) -> list[_Call]:
         """The outermost call first; then the class without arguments."""
         kind = type(model)
@@ -96,6 +109,10 @@ class Origins:
                     norm = norm_of(made)
                     if norm is not None and norm not in self.normalisations:
                         self.normalisations.append(norm)
+        elif isinstance(value, nn.Module) and code is _DEEPCOPY:
+            original = frame.f_locals.get("x")
+            if isinstance(original, nn.Module):
+                self._calls.setdefault(value, []).extend(self._calls.get(original, []))
         elif isinstance(value, nn.Module) and code.co_name not in ("__new__", "<lambda>", "<genexpr>"):
             module = frame.f_globals.get("__name__")
             if isinstance(module, str) and not module.startswith("torch."):
@@ -128,6 +145,32 @@ def problem_of(recipe: Recipe, folder: Path, model: nn.Module) -> str | None:
         odd = next((name for name in [*theirs, *ours] if ours.get(name) != theirs.get(name)), "their order")
         return f"{recipe.words} builds another model: it differs in {odd}"
     return None
+
+
+def frozen_values(recipe: Recipe, model: nn.Module) -> dict[str, Tensor]:
+    """Values that the clients do not train and that ``recipe`` does not give again, by name.
+
+    Weights that were loaded or drawn before training: nobody sends them, everybody has them. Statistics of
+    norms are left out, which are each client's own.
+    """
+    try:
+        with seeded_globals(0, "architecture"):
+            made = _called(recipe)
+    except ConfigError:
+        return {}
+    built = made.state_dict()
+    for candidate in (model, *_inside(model)):
+        values = candidate.state_dict()
+        if _shapes(candidate) == _shapes(made):
+            trained = {name for name, value in candidate.named_parameters() if value.requires_grad}
+            return {
+                name: value.detach().cpu().clone()
+                for name, value in values.items()
+                if name not in trained
+                and name.rpartition(".")[2] not in _STATISTICS
+                and not torch.equal(value.cpu(), built[name].cpu())
+            }
+    return {}
 
 
 def _called(recipe: Recipe) -> nn.Module:
@@ -195,4 +238,6 @@ def _plain(value: Any) -> Any:
     """JSON stays as it is; what is as good as JSON becomes it; anything else raises in json.dumps."""
     if isinstance(value, torch.device):
         return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
     return value

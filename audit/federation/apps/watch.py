@@ -5,26 +5,29 @@ that the model was evaluated on: held out from training, they serve the controls
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from flwr.app import Array, RecordDict
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from fl_audit.core.types import GroundTruth
+from fl_audit.federation._calls import Call, images_in
+from fl_audit.federation._losses import Losses, SeenLoss
+from fl_audit.federation.apps.loss import loss_of, one_logit
 from fl_audit.federation.apps.normalise import Normalisation, find_normalisation, fits
-from fl_audit.federation.apps.origin import Norm, Origins, norm_of
-from fl_audit.federation.witness import Witness, _Call, _images, _Losses
-from fl_audit.models.app_model import Recipe
+from fl_audit.federation.apps.origin import Norm, Origins, frozen_values, norm_of
+from fl_audit.federation.witness import Witness
+from fl_audit.models.app_model import OneLogit, Recipe
+from fl_audit.strategies._content import named_arrays, read_arrays
 
 HELD_OUT = 256
 """Evaluated images that are kept."""
 
 _ABANDONED = "fl_audit_abandoned"
-
-_PLAIN_LOSSES = ("cross_entropy", "nll_loss")
 
 
 def abandon(thread: threading.Thread) -> None:
@@ -41,7 +44,8 @@ class Watch:
     """What is known of the app so far.
 
     Args:
-        input_range: what 0 and 1 of an image are at the model's input, where the user says so.
+        input_range: what 0 and 1 of an image are at the model's input, for all channels or for each, where
+            the user says so.
         image_shape: ``(C, H, W)`` of images that the model takes flat, where the user says so.
         model: a recipe that the user gives.
     """
@@ -49,7 +53,7 @@ class Watch:
     def __init__(
         self,
         *,
-        input_range: tuple[float, float] | None = None,
+        input_range: tuple[float, ...] | None = None,
         image_shape: tuple[int, int, int] | None = None,
         model: Recipe | None = None,
     ) -> None:
@@ -57,10 +61,14 @@ class Watch:
         self.normalisation: Normalisation | None = None
         self.recipe: Recipe | None = None
         self.recipe_missing: str | None = None
+        self.frozen: dict[str, Tensor] = {}
         self.image_shape: tuple[int, int, int] | None = None
         self.classes: int | None = None
         self.parameters: int | None = None
+        self.own_start: list[str] = []
         self.loss: str | None = None
+        self.output: str | int | None = None
+        self.one_logit: OneLogit | None = None
         self.called: list[Norm] = []
         self.called_model = False
         self.training = threading.Event()
@@ -78,9 +86,9 @@ class Watch:
             stack.callback(after.remove)
             yield
 
-    def losses(self) -> _Losses:
+    def losses(self) -> Losses:
         """A mode that tells the watch the labels of evaluated images; for one thread."""
-        return _Losses(self._on_loss)
+        return Losses(self._on_loss)
 
     def pixels(self, inputs: Tensor) -> Tensor | str:
         """What the model was fed as images in [0, 1], or why it is none."""
@@ -99,40 +107,70 @@ class Watch:
         if self.image_shape not in (None, shape):
             return f"the images have shape {shape}, those of earlier clients {self.image_shape}"
         found = self.normalisation
-        if found is None or not fits(inputs, found.norm):
-            if found is not None:
-                return (
-                    "the model's input does not fit the normalisation found before, "
-                    f"{found.how}: say what black and white are at its input: --input-range LOW,HIGH"
-                )
+        if found is None:
             new = find_normalisation(inputs, self.called, self.origins.normalisations, self._told_range)
             if isinstance(new, str):
                 return new
-            self.normalisation = found = new
+            found = new
+        if not fits(inputs, found.norm):
+            return (
+                "the model's input does not fit the normalisation found before, "
+                f"{found.how}: say what black and white are at its input: --input-range LOW,HIGH"
+            )
+        self.normalisation = found
         self.image_shape = shape
         return found.undo(inputs)
 
-    def learn(self, call: _Call) -> None:
-        """Take architecture, loss and classes from one call of the model in training."""
-        if self.loss is None and call.loss is not None:
-            self.loss = "cross-entropy" if call.loss in _PLAIN_LOSSES else call.loss
-        if self.classes is None and len(call.outputs) == 2:
-            self.classes = call.outputs[1]
+    def learn(self, calls: Sequence[Call]) -> None:
+        """Take architecture, loss and classes from the calls of the model in one step of training."""
+        call = calls[0]
+        if self.loss is None:
+            self.loss = loss_of(calls)
+        if self.classes is None:
+            self.one_logit = one_logit(call)
+            shape = call.shape
+            self.classes = 2 if self.one_logit is not None else shape[1] if len(shape) == 2 else None
+            self.output = None if call.logits is None else call.logits.place
         if self.recipe is None and self.recipe_missing is None:
-            self.parameters = sum(p.numel() for p in call.root.parameters() if p.requires_grad)
-            found = self._told_model or self.origins.recipe(call.root)
+            root = self._root(call)
+            self.parameters = sum(p.numel() for p in root.parameters() if p.requires_grad)
+            found = self._told_model or self.origins.recipe(root)
+            if call.parts and root is call.root and self._told_model is None:
+                names = ", then ".join(type(part).__name__ for part in (call.root, *call.parts))
+                found = f"it is called in parts ({names}), which no one module was seen to hold"
             if isinstance(found, Recipe):
-                self.recipe = found
+                self.recipe, self.frozen = found, frozen_values(found, root)
             else:
                 self.recipe_missing = found
+
+    def _root(self, call: Call) -> nn.Module:
+        """What was called; where a model is called in parts, the module that holds them."""
+        whole = self.origins.holder([call.root, *call.parts]) if call.parts else None
+        return call.root if whole is None else whole
+
+    def began_with(self, module: nn.Module, sent: Mapping[str, Tensor]) -> None:
+        """Note which parameters a client begins to train with other values than it was sent."""
+        own = [
+            name
+            for name, mine, value in _paired(module, sent)
+            if mine.shape == value.shape and not torch.equal(mine.detach().cpu().to(value.dtype), value)
+        ]
+        self.own_start = self.own_start or own
 
     def complete_recipe(self) -> Recipe | None:
         """The recipe with what the app does to images, once both are known."""
         if self.recipe is None or self.normalisation is None:
             return None
         mean, std = self.normalisation.norm
-        flat = self._told_shape is not None
-        return self.recipe.model_copy(update={"mean": list(mean), "std": list(std), "flat": flat})
+        return self.recipe.model_copy(
+            update={
+                "mean": list(mean),
+                "std": list(std),
+                "flat": self._told_shape is not None,
+                "output": self.output,
+                "one_logit": self.one_logit,
+            }
+        )
 
     def held_out(self) -> tuple[Tensor, Tensor] | None:
         """Images in [0, 1] that models were evaluated on, and labels; -1 where none was seen."""
@@ -169,15 +207,28 @@ class Watch:
             return
         if next(module.parameters(), None) is None:
             return  # a transform or a loss
-        seen = _images(inputs)
+        seen = images_in(inputs)
         if seen and seen[0].ndim in (2, 4):
             self._held.append((seen[0][:HELD_OUT], None))
 
-    def _on_loss(self, target: Any, name: str) -> None:
-        if self._held and isinstance(target, Tensor) and target.ndim == 1 and not self.training.is_set():
-            images, labels = self._held[-1]
-            if labels is None and len(target) >= len(images):
-                self._held[-1] = images, target.detach().cpu()[: len(images)].to(torch.int64)
+    def _on_loss(self, loss: SeenLoss) -> None:
+        labels = loss.labels() if self._held and not self.training.is_set() else None
+        if labels is not None:
+            images, known = self._held[-1]
+            if known is None and len(labels) >= len(images):
+                self._held[-1] = images, labels[: len(images)]
+
+
+def _paired(module: nn.Module, sent: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+    """Trained parameters and what was sent for each: by name, else by order where the numbers are equal."""
+    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    state = list(module.state_dict())
+    if len(state) == len(sent) and not set(trained) & set(sent):
+        sent = dict(zip(state, sent.values(), strict=True))
+    for name, value in trained.items():
+        theirs = sent.get(name, sent.get(name.partition(".")[2]))
+        if theirs is not None:
+            yield name, value, theirs
 
 
 class AppWitness(Witness):
@@ -191,6 +242,11 @@ class AppWitness(Witness):
         super().__init__()
         self._watch = watch
         self._profile = ExitStack()
+        self._sent: dict[str, Array] = {}
+
+    def asked(self, content: RecordDict) -> None:
+        """Keep the model sent, to tell whether training began from it."""
+        self._sent, _ = named_arrays(content)
 
     def __enter__(self) -> "AppWitness":
         self._watch.training.set()
@@ -206,14 +262,16 @@ class AppWitness(Witness):
 
     def truth(self) -> GroundTruth | str:
         """As `Witness.truth`; the watch learns from it."""
-        for step in self.steps[:1]:
-            for call in step.calls[:1]:
-                self._watch.learn(call)
-        if not self.steps:  # an update without an optimiser still shows model and images
+        truth = super().truth()
+        if self.steps:
+            self._watch.learn(self.steps[0].calls)
+            if isinstance(truth, str):  # it may still show what its images are like
+                self._watch.pixels(self.steps[0].calls[0].images)
+        else:  # an update without an optimiser still shows model and images
             for call in [call for call in self._open if call.differentiated][:1]:
-                self._watch.learn(call)
+                self._watch.learn([call])
                 self._watch.pixels(call.images)
-        return super().truth()
+        return truth
 
     def pixels(self, inputs: Tensor) -> Tensor | str:
         """As the watch reads them."""
@@ -230,6 +288,9 @@ class AppWitness(Witness):
         super()._after(module, inputs, *rest)
         if len(self._open) > known:
             self._watch.origins.stop()
+            if self._sent and not self.steps:
+                self._watch.began_with(module, read_arrays(self._sent)[0])
+            self._sent = {}
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not is_abandoned():
