@@ -123,6 +123,7 @@ class Recorder:
         self._clients: dict[int, int] = {}
         self._lock = threading.RLock()
         self._batches = 0
+        self._rounds_from_zero = False
         self._seen: set[CaptureKey] = set()
         # By the identity of the bytes, which live as long as the model does.
         self._models: WeakValueDictionary[tuple[tuple[str, str, int], ...], SentModel] = WeakValueDictionary()
@@ -209,7 +210,10 @@ class Recorder:
         if model is None:
             model = self._models[bytes_of] = SentModel(arrays)
         node_id = message.metadata.dst_node_id
-        key = CaptureKey(self.defense, _round(message, config, guess), self._clients[node_id])
+        told = _round(message, config)
+        self._rounds_from_zero = self._rounds_from_zero or told == 0
+        number = guess if told is None else told + self._rounds_from_zero
+        key = CaptureKey(self.defense, number, self._clients[node_id])
         return Sent(key, node_id, model, record, config, kept=False)
 
 
@@ -219,13 +223,14 @@ def _malformed(update: Update) -> str | None:
     return None if problem is not None and problem.startswith("the update is zero") else problem
 
 
-def _round(message: Message, config: Mapping[str, Scalar], guess: int) -> int:
+def _round(message: Message, config: Mapping[str, Scalar]) -> int | None:
+    """What the message says, from 0 or from 1; None if it does not say."""
     for name in ("server-round", "server_round"):
         value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
     group = message.metadata.group_id
-    return int(group) if group.isdecimal() and 0 < int(group) < 2**31 else guess
+    return int(group) if group.isdecimal() and int(group) < 2**31 else None
 
 
 def _update(key: CaptureKey, sent: Sent, reply: Message | None) -> Update:

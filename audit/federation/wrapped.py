@@ -31,6 +31,7 @@ class WrappedClientApp(ClientApp):
         seed: run seed; the defense draws from (seed, defense, round, client).
         keep: says for (round, client) whether truth is wanted; None means always.
         witness: makes what watches a training.
+        round_of: which round a train message is of.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class WrappedClientApp(ClientApp):
         seed: int,
         keep: Keep | None = None,
         witness: Callable[[], Witness] = Witness,
+        round_of: Callable[[Message], int] | None = None,
     ) -> None:
         super().__init__()
         self._inner = inner
@@ -48,6 +50,7 @@ class WrappedClientApp(ClientApp):
         self._seed = seed
         self._keep = keep
         self._witness = witness
+        self._round_of = _round if round_of is None else round_of
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Handle one message."""
@@ -67,10 +70,11 @@ class WrappedClientApp(ClientApp):
 
     def _train(self, message: Message, context: Context) -> Message:
         sent = copy_content(message.content)
-        number, client = _round(message), _client(context)
+        number, client = self._round_of(message), _client(context)
         _take(context)  # what nobody asked for in an earlier round
         if self._keep is None or self._keep(number, client):
             with self._witness() as seen:
+                seen.asked(sent)
                 reply = self._inner(message, context)
             for key, record in pack(seen.truth(), number).items():
                 context.state[key] = record

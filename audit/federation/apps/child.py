@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.grid import AppGrid, LoudApp
-from fl_audit.federation.apps.job import HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
 from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
 from fl_audit.federation.apps.watch import AppWitness, Watch
 from fl_audit.federation.truth import hello
@@ -61,12 +60,13 @@ class _Run:
             model=None if job.model is None else Recipe(target=job.model),
         )
         rounds = None if job.rounds is None else set(job.rounds)
-        # By number, not `Recorder`'s first so many: an app of the older API sends messages one at a time.
-        attacked = job.attacked
-        self._keep: Callable[[int, int], bool] = lambda number, client: (
-            (rounds is None or number in rounds) and (attacked is None or client < attacked)
+        self._recorder = BudgetRecorder(
+            Path(job.out),
+            defense=job.slug,
+            keep=lambda number, client: rounds is None or number in rounds,
+            budget=job.disk,
+            most=job.attacked,
         )
-        self._recorder = BudgetRecorder(Path(job.out), defense=job.slug, keep=self._keep, budget=job.disk)
         self._observer = AppObserver(
             Path(job.out) / "truth", self._recorder, lambda n: self._tell({"round": n})
         )
@@ -93,7 +93,8 @@ class _Run:
             LoudApp(client),
             defenses.create(job.defense),
             seed=job.seed,
-            keep=self._keep,
+            keep=lambda _, client: self._recorder.wants(client),
+            round_of=lambda _: self._recorder.latest,
             witness=lambda: AppWitness(watch),
         )
         run_id = derive_seed(job.seed, "run")
@@ -155,11 +156,18 @@ class _Run:
             if recipe is not None:
                 missing = self._problem(recipe)
                 recipe = None if missing else recipe
+            self._recorder.discard(Path(self._job.out) / "captures", Path(self._job.out) / "truth")
             if self._recorder.left_out:
                 left = self._recorder.left_out
                 self._notes.append(
                     f"{len(left)} captures from round {left[0].round}, client {left[0].client} on were not "
                     f"written: they would take more than the {self._job.disk:,} bytes of --disk"
+                )
+            if watch.own_start:
+                self._notes.append(
+                    f"clients begin to train with values of their own in {', '.join(watch.own_start[:5])}, "
+                    "not with those that they were sent (personalised layers): there the attack takes for "
+                    "one update what several rounds added up to"
                 )
             outcome = AppOutcome(
                 failure=failure or self._failure,
@@ -183,6 +191,8 @@ class _Run:
             held = watch.held_out()
             if held is not None:
                 write_tensors(self._place / HELD_OUT, {"images": held[0], "labels": held[1]})
+            if recipe is not None and watch.frozen:
+                write_tensors(self._place / FROZEN, watch.frozen)
             write_json(self._place / OUTCOME, outcome.model_dump(mode="json"))
             sys.stdout.flush()
             sys.stderr.flush()

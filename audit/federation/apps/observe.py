@@ -1,7 +1,7 @@
 """What the auditor keeps of an app's federation: truth to disk, failures, participation, accuracy."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,19 +133,54 @@ class BudgetRecorder(Recorder):
         defense: folder name of the captures.
         keep: says for (round, client) whether the capture is written.
         budget: bytes.
+        most: clients whose captures are kept of each round, those with the lowest numbers of the ones that
+            take part in it; None: all. Messages may come one at a time, as in Flower's older API.
 
     Attributes:
         wanted: captures that were to be written, whether they fit or not.
         left_out: captures that did not fit.
         secure: whether messages of Flower's SecAgg+ workflow were seen.
+        latest: round of the latest messages.
     """
 
-    def __init__(self, out: Path, *, defense: str, keep: Keep, budget: int) -> None:
-        super().__init__(out, defense=defense, keep=keep)
+    def __init__(self, out: Path, *, defense: str, keep: Keep, budget: int, most: int | None = None) -> None:
+        super().__init__(out, defense=defense, keep=keep, clients=most)
+        self.latest = 0
+        self._dropped: set[CaptureKey] = set()
         self.wanted: set[CaptureKey] = set()
         self.left_out: list[CaptureKey] = []
         self.secure = False
         self._budget, self._written = budget, 0
+
+    def snapshot(self, messages: Iterable[Message]) -> list[Sent]:
+        """As `Recorder.snapshot`."""
+        sent = super().snapshot(messages)
+        self.latest = sent[0].key.round if sent else self.latest
+        return sent
+
+    def wants(self, client: int) -> bool:
+        """Whether what a client does in the latest round is to be captured."""
+        if self._keep is not None and not self._keep(self.latest, client):
+            return False
+        return self._most is None or client in self._chosen.get(self.latest, ())
+
+    def discard(self, *roots: Path) -> None:
+        """Remove what was kept until clients with lower numbers came, below ``roots``."""
+        for key in self._dropped:
+            for root in roots:
+                for ending in ("json", "safetensors"):
+                    (root / key.defense / f"{key.stem}.{ending}").unlink(missing_ok=True)
+
+    def _choose(self, key: CaptureKey) -> bool:
+        chosen = self._chosen.setdefault(key.round, set())
+        if self._most is None or len(chosen) < self._most or key.client >= max(chosen):
+            return super()._choose(key)
+        if key.client in chosen:
+            return True
+        last = max(chosen)
+        chosen.remove(last)
+        self._dropped.add(replace(key, client=last))
+        return super()._choose(key)
 
     def record(self, sent: Sent, reply: Message | None) -> Recorded:
         """As `Recorder.record`, within the budget."""
