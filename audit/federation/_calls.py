@@ -45,6 +45,7 @@ class Call:
         outputs: what it returned.
         originals: what a person would recognise in the images.
         parts: modules that were called on what came out; ``outputs`` are then those of the last.
+        whole: the module that holds root and parts, if that is known.
         labels: one for each image, once a loss was seen.
         loss: that loss.
         logits: the output that it was computed from, if that is clear.
@@ -56,6 +57,7 @@ class Call:
     outputs: list[Output]
     originals: Tensor | None = None
     parts: list[nn.Module] = field(default_factory=list)
+    whole: nn.Module | None = None
     labels: Tensor | None = None
     loss: SeenLoss | None = None
     logits: Output | None = None

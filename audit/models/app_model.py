@@ -24,6 +24,9 @@ from fl_audit.models._blocks import check_forward
 APP_MODEL = "app-model"
 """How configurations and grants name the model of the audited app."""
 
+SOURCES = "src"
+"""Folder of an app that holds its packages, where it has one."""
+
 OneLogit = Literal["logit", "probability"]
 """What the single output of a model for two classes is."""
 
@@ -176,12 +179,14 @@ def app_modules(folder: Path) -> Iterator[None]:
         hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in own}
         for name in hidden:
             del sys.modules[name]
-        sys.path.insert(0, str(folder))
+        places = [str(place) for place in (folder, folder / SOURCES) if place.is_dir()]
+        sys.path[:0] = places
         importlib.invalidate_caches()
         try:
             yield
         finally:
-            sys.path.remove(str(folder))
+            for place in places:
+                sys.path.remove(place)
             for name in [name for name in sys.modules if name.partition(".")[0] in own]:
                 del sys.modules[name]
             sys.modules.update(hidden)
@@ -189,6 +194,6 @@ def app_modules(folder: Path) -> Iterator[None]:
 
 def _own_names(folder: Path) -> frozenset[str]:
     """Top-level modules and packages of ``folder``."""
-    files = {path.stem for path in folder.glob("*.py")}
-    packages = {path.parent.name for path in folder.glob("*/*.py")}
+    files = {path.stem for path in (*folder.glob("*.py"), *folder.glob(f"{SOURCES}/*.py"))}
+    packages = {path.parent.name for path in (*folder.glob("*/*.py"), *folder.glob(f"{SOURCES}/*/*.py"))}
     return frozenset(files | packages) - frozenset({"fl_audit", "torch", "numpy"})

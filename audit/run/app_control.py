@@ -17,7 +17,7 @@ from fl_audit.run.control import capture_control
 from fl_audit.run.facts import read_scene
 from fl_audit.run.folder import CONTROL, RunFolder
 from fl_audit.run.negative import write_pool
-from fl_audit.run.weights import model_spec
+from fl_audit.run.weights import RECIPE, model_spec
 
 ENOUGH = 8
 """Held-out images below which the clients' own serve as well."""
@@ -29,7 +29,9 @@ def control_of_app(folder: RunFolder, config: RunConfig, named: dict[str, str], 
     slug = next(iter(named.values()))
     found = _images(folder, slug, len(scene.classes))
     reason = "no image of the app was seen" if found is None else None
-    if found is not None:
+    if found is not None and not (scene.classes and (folder.root / RECIPE).is_file()):
+        reason = "the app's model cannot be built, or is no classifier"
+    elif found is not None:
         images, labels = found
         data = ImageData(images, labels, tuple(scene.classes), scene.title)
         rows = torch.arange(len(images))

@@ -134,7 +134,7 @@ def write_app_scene(
             params={},
             parameters=outcome.parameters or 0,
         ),
-        app=AppScene(words=_words(folder, settings, outcome, slug), training=_training(outcome)),
+        app=AppScene(words=_words(folder, settings, outcome, slug), training=_training(config, outcome)),
     )
     write_json(folder.scene, scene.model_dump(mode="json"))
 
@@ -176,7 +176,7 @@ def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: 
     return " ".join(words)
 
 
-def _training(outcome: AppOutcome) -> dict[str, object]:
+def _training(config: RunConfig, outcome: AppOutcome) -> dict[str, object]:
     seen = outcome.training
     if seen is None:
         return {}
@@ -186,7 +186,7 @@ def _training(outcome: AppOutcome) -> dict[str, object]:
         "batch_size": seen.batch_size,
         "local_steps": seen.local_steps,
         "train_mode": seen.train_mode,
-        "loss": outcome.loss,
+        "loss": outcome.loss if config.threat.loss == CROSS_ENTROPY else config.threat.loss,
     }
     return facts | {name: value for name in ("momentum", "weight_decay") if (value := getattr(seen, name))}
 

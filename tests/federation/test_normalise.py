@@ -80,6 +80,15 @@ def test_what_the_pixels_do_not_say_is_asked_for(images: Tensor) -> None:
     assert "--input-range LOW,HIGH" in str(find_normalisation(fed(images, odd), [], [], None))
 
 
+def test_what_fits_but_gives_no_levels_is_not_believed() -> None:
+    odd: Norm = ((0.49, 0.48, 0.44), (0.25, 0.24, 0.26))
+    inputs = fed(pixels(60, 170), odd)
+    each = pixels(60, 170)
+    inputs[1] = (each[1] - each[1].mean()) / each[1].std()  # by its own mean
+    for called, made in (([HALVES], []), ([], [CIFAR, HALVES])):
+        assert "--input-range LOW,HIGH" in str(find_normalisation(inputs, called, made, None))
+
+
 def test_black_and_white_are_told_for_each_channel() -> None:
     images = torch.rand(2, 3, 8, 8)
     inputs = fed(images, IMAGENET)

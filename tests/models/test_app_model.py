@@ -1,5 +1,6 @@
 """The model of an app as the attacker builds it: from the app's folder, with what it returns made logits."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_values_that_nobody_trains_are_those_that_were_seen(app: Path) -> None:
     write_tensors(app / "frozen.safetensors", seen)
     model = build(app, 4, values=app / "frozen.safetensors", args=["plain"])
     assert torch.equal(model.state_dict()["backbone.weight"], seen["backbone.weight"])
+
+
+def test_an_app_may_keep_its_packages_below_src(app: Path) -> None:
+    (app / "src/package_of_an_app").mkdir(parents=True)
+    (app / "src/package_of_an_app/__init__.py").write_text("")
+    (app / "task_of_an_app.py").rename(app / "src/package_of_an_app/task.py")
+    spec = Recipe(target="package_of_an_app.task:Net", args=["plain"])
+    assert AppModel(folder=app, recipe=spec).build((1, 8, 8), 4)(torch.rand(1, 1, 8, 8)).shape == (1, 4)
+    assert not [name for name in sys.modules if name.startswith("package_of_an_app")]
+    assert not [place for place in sys.path if place.startswith(str(app))]
 
 
 def test_a_model_in_half_precision_is_attacked_in_float32(app: Path) -> None:

@@ -29,7 +29,7 @@ from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
 from fl_audit.federation.apps.watch import AppWitness, Watch
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
-from fl_audit.models.app_model import Recipe
+from fl_audit.models.app_model import SOURCES, Recipe
 from fl_audit.strategies.defenses import defenses
 from fl_audit.strategies.interception import AuditGrid
 
@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
     job = read_model(Path(arguments[0]), AppJob, "the job of an app")
     pipe = os.fdopen(int(arguments[1]), "w", buffering=1)
     _end_with_parent()
+    if (Path.cwd() / SOURCES).is_dir():
+        sys.path.insert(0, str(Path.cwd() / SOURCES))  # also before an installation of it
     run = _Run(job, Path(arguments[0]).parent, pipe)
     run.start()
     run.finish(None)

@@ -17,6 +17,20 @@ MOST = 0.6
 NEARLY_ALL = 0.98
 """Share of all values where the normalisation itself is read off them."""
 
+LEVELS = 256
+
+FEWEST = 32
+"""Different values of a channel below which they may be of another kind than pixels of 8 bits."""
+
+PADDING = 4
+"""Different values that padding may add."""
+
+ENOUGH = 2
+"""Values for each different one, at least: of floating point, hardly two are equal."""
+
+IMAGES = 16
+"""Images that are looked at one by one."""
+
 SAMPLE = 200_000
 """Values that are looked at."""
 
@@ -25,6 +39,23 @@ def on_levels(images: Tensor) -> bool:
     """Whether images in [0, 1] have pixels of 8 bits, but for a minority of the values that occur."""
     values = torch.unique((_some(images).double() * 255 / GRAIN).round()) * GRAIN
     return len(values) > 1 and bool(_near(values).double().mean() >= MOST)
+
+
+def are_quantised(inputs: Tensor) -> bool:
+    """Whether ``(N, C, H, W)`` came of pixels of 8 bits by affine maps, be it one for each image."""
+    each = [_is_quantised(image) for image in inputs[:IMAGES]]
+    return 2 * sum(each) > len(each)
+
+
+def _is_quantised(image: Tensor) -> bool:
+    """Whether each channel of ``(C, H, W)`` has many values, but no more different ones than 8 bits allow."""
+    for channel in image.flatten(1):
+        values = channel.double()
+        span = float(values.max() - values.min()) or 1.0
+        found = len(torch.unique((values * (LEVELS / GRAIN / span)).round()))
+        if not FEWEST <= found <= LEVELS + PADDING or len(values) < ENOUGH * found:
+            return False
+    return True
 
 
 def by_levels(inputs: Tensor) -> Norm | None:

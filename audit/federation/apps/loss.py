@@ -15,8 +15,11 @@ from fl_audit.federation._calls import Call
 from fl_audit.federation._losses import SeenLoss
 from fl_audit.models.app_model import OneLogit, two_logits
 
-CLOSE = 0.02
-"""Relative distance at which two slopes are the same: bfloat16 rounds by 0.004."""
+CLOSE = 2e-3
+"""Relative distance at which two slopes are the same."""
+
+CLOSE_IN_HALF = 0.02
+"""The same for logits in half precision: bfloat16 rounds by 0.004."""
 
 
 def one_logit(call: Call) -> OneLogit | None:
@@ -37,15 +40,15 @@ def loss_of(calls: Sequence[Call]) -> str | None:
     if seen is None:
         return _own(calls)
     texts = list(_texts(calls[0], seen))
-    slopes = _slopes(calls)
+    slopes, close = _slopes(calls), _close(calls)
     if not texts or slopes is None:
         return texts[0] if texts and seen.settings.get("reduction", "mean") != "none" else seen.words
     logits, labels, found = slopes
     alike = []
     for text in texts:
         far, scale = _distance(text, logits, labels, found)
-        if far < CLOSE:
-            if abs(scale - 1) < CLOSE:
+        if far < close:
+            if abs(scale - 1) < close:
                 return text
             alike.append(text)
     if alike:  # only scaled, e.g. for gradients in half precision
@@ -53,12 +56,19 @@ def loss_of(calls: Sequence[Call]) -> str | None:
     return f"{seen.words} with more to it: the gradient at the logits is not that of this loss alone"
 
 
+def _close(calls: Sequence[Call]) -> float:
+    kept = [call.logits.values for call in calls if call.logits is not None]
+    single = all(values is not None and values.dtype in (torch.float32, torch.float64) for values in kept)
+    return CLOSE if single else CLOSE_IN_HALF
+
+
 def _own(calls: Sequence[Call]) -> str | None:
     """A loss that is written out in the app: cross-entropy, or none that is known."""
     slopes = _slopes(calls)
     if slopes is None:
         return None
-    if _distance(CROSS_ENTROPY, *slopes)[0] < CLOSE:
+    far, scale = _distance(CROSS_ENTROPY, *slopes)
+    if max(far, abs(scale - 1)) < _close(calls):
         return CROSS_ENTROPY
     return "written by the app itself, and not cross-entropy by its gradient at the logits"
 
@@ -152,6 +162,6 @@ def _distance(text: str, logits: Tensor, labels: Tensor, slopes: Tensor) -> tupl
 
 def _through_log_softmax(slopes: Tensor, logits: Tensor) -> Tensor:
     """Slopes before a log-softmax that the model ends in, where they are comparable; else as they are."""
-    if float(logits.logsumexp(1).abs().max()) > CLOSE:
+    if float(logits.logsumexp(1).abs().max()) > CLOSE_IN_HALF:
         return slopes
     return slopes - logits.exp() * slopes.sum(1, keepdim=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_audit.federation.apps.levels import by_levels, on_levels
+from fl_audit.federation.apps.levels import are_quantised, by_levels, on_levels
 from fl_audit.federation.apps.origin import Norm
 
 SLACK = 1e-3
@@ -74,7 +74,7 @@ def find_normalisation(
     if worked_out is not None:
         how = f"{_words(worked_out)}, worked out from the 256 levels of the pixels"
         return Normalisation(worked_out, how)
-    if candidates:
+    if candidates and not are_quantised(inputs):  # whose levels would show under the right one
         return candidates[0]
     return (
         f"the model's input runs from {low:.4g} to {high:.4g}, and no Normalize of torchvision was seen that "

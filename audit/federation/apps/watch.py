@@ -132,21 +132,16 @@ class Watch:
             self.classes = 2 if self.one_logit is not None else shape[1] if len(shape) == 2 else None
             self.output = None if call.logits is None else call.logits.place
         if self.recipe is None and self.recipe_missing is None:
-            root = self._root(call)
+            root = call.whole or call.root
             self.parameters = sum(p.numel() for p in root.parameters() if p.requires_grad)
             found = self._told_model or self.origins.recipe(root)
-            if call.parts and root is call.root and self._told_model is None:
+            if call.parts and call.whole is None and self._told_model is None:
                 names = ", then ".join(type(part).__name__ for part in (call.root, *call.parts))
                 found = f"it is called in parts ({names}), which no one module was seen to hold"
             if isinstance(found, Recipe):
                 self.recipe, self.frozen = found, frozen_values(found, root)
             else:
                 self.recipe_missing = found
-
-    def _root(self, call: Call) -> nn.Module:
-        """What was called; where a model is called in parts, the module that holds them."""
-        whole = self.origins.holder([call.root, *call.parts]) if call.parts else None
-        return call.root if whole is None else whole
 
     def began_with(self, module: nn.Module, sent: Mapping[str, Tensor]) -> None:
         """Note which parameters a client begins to train with other values than it was sent."""
@@ -286,6 +281,9 @@ class AppWitness(Witness):
             return
         known = len(self._open)
         super()._after(module, inputs, *rest)
+        for call in self._open if self._watch.recipe is None else ():
+            if call.parts:  # now, while the client still has it
+                call.whole = self._watch.origins.holder([call.root, *call.parts])
         if len(self._open) > known:
             self._watch.origins.stop()
             if self._sent and not self.steps:
