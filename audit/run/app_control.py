@@ -30,7 +30,7 @@ def control_of_app(folder: RunFolder, config: RunConfig, named: dict[str, str], 
     found = _images(folder, slug, len(scene.classes))
     reason = "no image of the app was seen" if found is None else None
     if found is not None and not (scene.classes and (folder.root / RECIPE).is_file()):
-        reason = "the app's model cannot be built, or is no classifier"
+        reason = "how to build the app's model is not known, or it is no classifier"
     elif found is not None:
         images, labels = found
         data = ImageData(images, labels, tuple(scene.classes), scene.title)
