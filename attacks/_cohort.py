@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fl_audit.attacks._granted import checked_labels, simulated
-from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan
+from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan, too_many
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.types import Knowledge, Share, TrainingDetails, Update
 
@@ -65,8 +65,10 @@ def lay_out(
         return Layout(plans[0], trainings[0])
     together = _together(plans)
     if together.labels is None and together.num_images > MAX_IMAGES:
-        notes.append(f"the clients used {together.num_images} images; {MAX_IMAGES} of them are attempted")
-        return Layout(Plan(MAX_IMAGES, (MAX_IMAGES,), None, None), None)
+        used = sum(plan.used or plan.num_images for plan in plans)
+        notes[:] = [note for note in notes if note not in {plan.left_out for plan in plans}]
+        notes.append(too_many(used))
+        return Layout(Plan(MAX_IMAGES, (MAX_IMAGES,), None, None, used), None)
     known = [training for training in trainings if training is not None]
     if gradient or len(known) < len(shares):
         return Layout(together, None)
