@@ -25,8 +25,10 @@ from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.grid import AppGrid, LoudApp
-from fl_audit.federation.apps.job import HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.job import HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome, Protection, Secure
+from fl_audit.federation.apps.live import not_the_mean
 from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
+from fl_audit.federation.apps.protections import of_mods, of_strategies
 from fl_audit.federation.apps.watch import AppWitness, Watch
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
@@ -63,13 +65,16 @@ class _Run:
         rounds = None if job.rounds is None else set(job.rounds)
         # By number, not `Recorder`'s first so many: an app of the older API sends messages one at a time.
         attacked = job.attacked
+        # A sum is that of all its clients, and so is what is known of them.
         self._keep: Callable[[int, int], bool] = lambda number, client: (
-            (rounds is None or number in rounds) and (attacked is None or client < attacked)
+            (rounds is None or number in rounds)
+            and (attacked is None or client < attacked or self._recorder.secure.seen)
         )
-        self._recorder = BudgetRecorder(Path(job.out), defense=job.slug, keep=self._keep, budget=job.disk)
-        self._observer = AppObserver(
-            Path(job.out) / "truth", self._recorder, lambda n: self._tell({"round": n})
+        self._recorder = BudgetRecorder(
+            Path(job.out), defense=job.slug, keep=self._keep, budget=job.disk, not_the_mean=not_the_mean
         )
+        self._observer = AppObserver(Path(job.out) / "truth", self._on_round)
+        self._own: list[Protection] = []
         self._over = threading.Lock()
 
     def start(self) -> None:
@@ -83,6 +88,7 @@ class _Run:
             except BaseException as error:  # also an app that exits while it is imported
                 self._fail("import", error)
                 return
+            self._own += of_mods(client)
             if job.truth is not None:
                 self._observer.operator = import_object(job.truth, "truth")
             self._federate(server, client)
@@ -150,6 +156,7 @@ class _Run:
         """Write the outcome and end the process."""
         with self._over:
             watch, observer = self._watch, self._observer
+            self._recorder.drain()
             recipe = watch.complete_recipe()
             missing = watch.recipe_missing
             if recipe is not None:
@@ -158,8 +165,8 @@ class _Run:
             if self._recorder.left_out:
                 left = self._recorder.left_out
                 self._notes.append(
-                    f"{len(left)} captures from round {left[0].round}, client {left[0].client} on were not "
-                    f"written: they would take more than the {self._job.disk:,} bytes of --disk"
+                    f"{len(left)} captures from {left[0].stem} on were not written: they would take more "
+                    f"than the {self._job.disk:,} bytes of --disk"
                 )
             outcome = AppOutcome(
                 failure=failure or self._failure,
@@ -177,7 +184,8 @@ class _Run:
                 training=observer.training,
                 normalisation=None if watch.normalisation is None else watch.normalisation.how,
                 torch=watch.called_model,
-                secure=self._recorder.secure,
+                secure=self._secure(),
+                own=[*self._own, *watch.protections],
                 notes=self._notes,
             )
             held = watch.held_out()
@@ -187,6 +195,15 @@ class _Run:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
+
+    def _on_round(self, number: int) -> None:
+        """A round begins: the server's strategy is alive."""
+        self._own += [found for found in of_strategies() if found not in self._own]
+        self._tell({"round": number})
+
+    def _secure(self) -> Secure | None:
+        rounds = self._recorder.secure
+        return Secure(how=dict(rounds.how), problems=dict(rounds.problems)) if rounds.seen else None
 
     def _problem(self, recipe: Recipe) -> str | None:
         """Why the recipe does not work in another process; only a user's own can still be wrong."""

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from fl_audit.core.types import GroundTruth
+from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.normalise import Normalisation, find_normalisation, fits
 from fl_audit.federation.apps.origin import Norm, Origins, norm_of
+from fl_audit.federation.apps.protections import of_training
 from fl_audit.federation.witness import Witness, _Call, _images, _Losses
 from fl_audit.models.app_model import Recipe
 
@@ -63,6 +65,8 @@ class Watch:
         self.loss: str | None = None
         self.called: list[Norm] = []
         self.called_model = False
+        self.protections: list[Protection] = []
+        self._looked = False
         self.training = threading.Event()
         self._told_range, self._told_shape, self._told_model = input_range, image_shape, model
         self._held: list[tuple[Tensor, Tensor | None]] = []
@@ -125,6 +129,12 @@ class Watch:
                 self.recipe = found
             else:
                 self.recipe_missing = found
+
+    def look_at_training(self) -> None:
+        """A client's optimiser is about to step, for the first time: see what protects its examples."""
+        if not self._looked:
+            self._looked = True
+            self.protections = of_training()
 
     def complete_recipe(self) -> Recipe | None:
         """The recipe with what the app does to images, once both are known."""
@@ -233,4 +243,5 @@ class AppWitness(Witness):
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not is_abandoned():
+            self._watch.look_at_training()
             super()._on_step(optimizer, args, kwargs)
