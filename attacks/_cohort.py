@@ -65,7 +65,7 @@ def lay_out(
         return Layout(plans[0], trainings[0])
     together = _together(plans)
     if together.labels is None and together.num_images > MAX_IMAGES:
-        used = sum(plan.used or plan.num_images for plan in plans)
+        used = together.used or together.num_images
         notes[:] = [note for note in notes if note not in {plan.left_out for plan in plans}]
         notes.append(too_many(used))
         return Layout(Plan(MAX_IMAGES, (MAX_IMAGES,), None, None, used), None)
@@ -96,7 +96,14 @@ def _together(plans: Sequence[Plan]) -> Plan:
     """All images as one batch, those of the first client first."""
     count = sum(plan.num_images for plan in plans)
     labels = [plan.labels for plan in plans if plan.labels is not None]
-    return Plan(count, (count,), None, torch.cat(labels) if len(labels) == len(plans) else None)
+    used = sum(plan.used or plan.num_images for plan in plans)
+    return Plan(
+        count,
+        (count,),
+        None,
+        torch.cat(labels) if len(labels) == len(plans) else None,
+        used if used > count else None,
+    )
 
 
 def _one_step(shares: Sequence[Share], plans: Sequence[Plan], trainings: Sequence[TrainingDetails]) -> bool:

@@ -157,7 +157,7 @@ def test_without_details_it_is_one_gradient_of_all_images() -> None:
     assert (result.status, None if result.images is None else len(result.images)) == ("done", MAX_IMAGES)
     assert "of 150 images; 64 are attempted" in str(result.unattempted)
     assert not any("of 75 images" in note for note in result.notes)
-    single = attacks.create("idlg").run(case.update, case.knowledge, seed=0, device=CPU)
+    single = attacks.create("r-gap").run(case.update, case.knowledge, seed=0, device=CPU)
     assert single.status == "failed"
     assert single.unattempted == single.reason
 

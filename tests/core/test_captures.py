@@ -199,7 +199,12 @@ def test_whoever_writes_faster_than_the_disk_waits_for_it(tmp_path: Path) -> Non
     queue, pipe = DiskQueue(), tmp_path / "pipe"
     os.mkfifo(pipe)
     queue.add(pipe)
-    writer = threading.Thread(target=lambda: [queue.add(tmp_path / "x") for _ in range(BEHIND)])
+
+    def write() -> None:
+        for _ in range(BEHIND):
+            queue.add(tmp_path / "x")
+
+    writer = threading.Thread(target=write)
     writer.start()
     writer.join(0.2)
     assert writer.is_alive()

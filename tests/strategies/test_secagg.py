@@ -174,7 +174,7 @@ def test_a_protocol_of_the_apps_own_is_read_off_the_next_model_if_the_server_ave
 def test_vectors_that_do_not_fit_the_model_are_no_aggregate(tmp_path: Path) -> None:
     def shorter(message: Message, context: Context, call_next: Callable[..., Message]) -> Message:
         reply = call_next(message, context)
-        record = reply.content.config_records[RECORD_KEY_CONFIGS]
+        record: Any = reply.content.config_records[RECORD_KEY_CONFIGS]
         if Key.MASKED_PARAMETERS in record:
             record[Key.MASKED_PARAMETERS] = record[Key.MASKED_PARAMETERS][:-1]
         return reply
