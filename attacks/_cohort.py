@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fl_audit.attacks._granted import checked_labels, simulated
-from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan
+from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan, too_many
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.types import Knowledge, Share, TrainingDetails, Update
 
@@ -65,8 +65,10 @@ def lay_out(
         return Layout(plans[0], trainings[0])
     together = _together(plans)
     if together.labels is None and together.num_images > MAX_IMAGES:
-        notes.append(f"the clients used {together.num_images} images; {MAX_IMAGES} of them are attempted")
-        return Layout(Plan(MAX_IMAGES, (MAX_IMAGES,), None, None), None)
+        used = together.used or together.num_images
+        notes[:] = [note for note in notes if note not in {plan.left_out for plan in plans}]
+        notes.append(too_many(used))
+        return Layout(Plan(MAX_IMAGES, (MAX_IMAGES,), None, None, used), None)
     known = [training for training in trainings if training is not None]
     if gradient or len(known) < len(shares):
         return Layout(together, None)
@@ -94,7 +96,14 @@ def _together(plans: Sequence[Plan]) -> Plan:
     """All images as one batch, those of the first client first."""
     count = sum(plan.num_images for plan in plans)
     labels = [plan.labels for plan in plans if plan.labels is not None]
-    return Plan(count, (count,), None, torch.cat(labels) if len(labels) == len(plans) else None)
+    used = sum(plan.used or plan.num_images for plan in plans)
+    return Plan(
+        count,
+        (count,),
+        None,
+        torch.cat(labels) if len(labels) == len(plans) else None,
+        used if used > count else None,
+    )
 
 
 def _one_step(shares: Sequence[Share], plans: Sequence[Plan], trainings: Sequence[TrainingDetails]) -> bool:

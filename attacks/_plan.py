@@ -23,12 +23,19 @@ class Plan:
         step_sizes: images used in each local step to be simulated, U in all.
         uses: int64 ``(U,)``, which image each use shows; None: each image is used once, in order.
         labels: granted labels of the images, int64 ``(N,)``.
+        used: different images that there were, where fewer are attempted.
     """
 
     num_images: int
     step_sizes: tuple[int, ...]
     uses: Tensor | None
     labels: Tensor | None
+    used: int | None = None
+
+    @property
+    def left_out(self) -> str | None:
+        """Why not all images are attempted; None where they are."""
+        return None if self.used is None else too_many(self.used)
 
     @property
     def first_pass(self) -> tuple[int, ...]:
@@ -74,20 +81,25 @@ def make_plan(
     return Plan(total, _step_sizes(total, training, notes), None, labels)
 
 
+def too_many(used: int) -> str:
+    """Why fewer images are attempted than were used."""
+    return (
+        f"the update is of {used} images; {MAX_IMAGES} are attempted, since a gradient mixed from more than "
+        "that without known labels is beyond this attack"
+    )
+
+
 def _fewer(images: int, total: int, training: TrainingDetails | None, notes: list[str]) -> Plan:
     """As many images as can be attempted, spread over the steps of a pass."""
-    notes.append(
-        f"the client used {images} images; {MAX_IMAGES} are attempted, since a gradient mixed from more "
-        "than that without known labels is beyond this attack"
-    )
+    notes.append(too_many(images))
     if training is None:
-        return Plan(MAX_IMAGES, (MAX_IMAGES,), None, None)
+        return Plan(MAX_IMAGES, (MAX_IMAGES,), None, None, images)
     steps = training.local_steps if images == total else math.ceil(images / training.batch_size)
     sizes = _spread(MAX_IMAGES, steps)
     if images == total:
-        return Plan(MAX_IMAGES, sizes, None, None)
+        return Plan(MAX_IMAGES, sizes, None, None, images)
     sizes = (sizes * math.ceil(training.local_steps / len(sizes)))[: training.local_steps]
-    return Plan(MAX_IMAGES, sizes, torch.arange(sum(sizes)) % MAX_IMAGES, None)
+    return Plan(MAX_IMAGES, sizes, torch.arange(sum(sizes)) % MAX_IMAGES, None, images)
 
 
 def _repeated(images: int, total: int, labels: Tensor | None) -> str:

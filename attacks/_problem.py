@@ -51,8 +51,11 @@ class Problem:
         proximal: weight of the squared distance to the model sent in the client's loss (FedProx).
         loss: what the client minimises.
         plain: whether the model runs with `plain_ops.plain_ops`.
+        kinked: whether the model has layers whose second derivatives vanish or jump.
+        max_pooled: whether it pools by maximum.
         checkpointed: whether local steps are simulated in bounded memory; see `unroll`.
         forward_mode: whether the model can be differentiated in forward mode there.
+        left_out: why fewer images are reconstructed than were used; None: all are.
         cohort: the clients, where ``observed`` is their weighted mean and no single gradient of all images:
             those of the first come first. ``step_sizes`` then lists the steps of each one's first pass.
     """
@@ -81,8 +84,11 @@ class Problem:
     proximal: float = 0.0
     loss: Loss = mean_cross_entropy
     plain: bool = False
+    kinked: bool = False
+    max_pooled: bool = False
     checkpointed: bool = False
     forward_mode: bool = True
+    left_out: str | None = None
     cohort: tuple["Member", ...] = ()
 
     @property

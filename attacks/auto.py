@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.analytic import Analytic
@@ -21,7 +21,7 @@ from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.r_gap import RGap
-from fl_audit.attacks.rows import SMALL_MODEL
+from fl_audit.attacks.rows import SMALL_MODEL, is_small
 from fl_audit.attacks.simulation import simulate
 from fl_audit.attacks.spear import Spear
 from fl_audit.attacks.starts import Given
@@ -44,9 +44,6 @@ FIRST_LAYER: tuple[tuple[Attack, str], ...] = (
     (Spear(), "a linear layer with ReLU sees the images, and their activations explain its gradient"),
 )
 """Closed forms on a first linear layer, the cheapest first, and why one was chosen."""
-
-KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.MaxPool2d, nn.Hardtanh)
-"""Layers whose second derivatives vanish or jump, where L-BFGS on the squared error gets stuck."""
 
 
 @attacks.register("auto")
@@ -87,7 +84,7 @@ class Auto(Attack):
             found = self._exact(problem) or self._peeled(problem)
             if found is not None:
                 results[place] = found
-        smooth = [p for p in range(len(problems)) if p not in results and small_and_smooth(problems[p].model)]
+        smooth = [p for p in range(len(problems)) if p not in results and small_and_smooth(problems[p])]
         for place, result in self._optimised(DeepLeakage(), problems, smooth, share=0.5).items():
             results[place] = _chosen(result, "dlg", "the network is small and smooth")
         hard = [p for p in range(len(problems)) if p not in results or not _solved(results[p])]
@@ -151,11 +148,12 @@ class Auto(Attack):
         return dict(zip(places, found, strict=True))
 
 
-def small_and_smooth(model: nn.Module) -> bool:
-    """Whether the squared error of gradients is smooth enough, and small enough, for L-BFGS."""
-    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
-        return False
-    return not any(isinstance(module, KINKED) for module in model.modules())
+def small_and_smooth(problem: Problem) -> bool:
+    """Whether the squared error of gradients is smooth enough, and small enough, for L-BFGS.
+
+    Where second derivatives vanish or jump, it gets stuck.
+    """
+    return is_small(problem.model) and not problem.kinked
 
 
 def misfit_of(problem: Problem, labels: Labels, images: Tensor) -> float:

@@ -148,7 +148,9 @@ class Attack(Unit, ABC):
         if problems:
             made = self._reconstruct_all(list(problems.values()))
             for (place, problem), result in zip(problems.items(), made, strict=True):
-                results[place] = _checked(replace(result, notes=(*problem.notes, *result.notes)))
+                left_out = problem.left_out if result.status == "done" else result.unattempted
+                notes = (*problem.notes, *result.notes)
+                results[place] = _checked(replace(result, notes=notes, unattempted=left_out))
         share = (time.perf_counter() - start) / max(len(tasks), 1)
         done = [replace(result, seconds=share) for result in results if result is not None]
         if clock.interrupted:
@@ -176,11 +178,8 @@ class Attack(Unit, ABC):
             return Reconstruction("failed", reason=str(error))
         if self.max_images is not None and problem.num_images > self.max_images:
             most = "one image" if self.max_images == 1 else f"{self.max_images} images"
-            return Reconstruction(
-                "failed",
-                reason=f"{self.name} reconstructs {most} at most; the client used {problem.num_images}",
-                notes=tuple(problem.notes),
-            )
+            reason = f"{self.name} reconstructs {most} at most; the client used {problem.num_images}"
+            return Reconstruction("failed", reason=reason, notes=tuple(problem.notes), unattempted=reason)
         return replace(problem, clock=clock)
 
     def _reconstruct_all(self, problems: Sequence[Problem]) -> list[Reconstruction]:

@@ -3,7 +3,6 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
 
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.known_entries import KnownEntries, looks_sparsified
@@ -14,7 +13,7 @@ from fl_audit.attacks.optimisers import SignedAdam
 from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem
-from fl_audit.attacks.rows import SMALL_MODEL
+from fl_audit.attacks.rows import is_small
 from fl_audit.attacks.schedules import CosineDecay, Plateau
 from fl_audit.attacks.starts import MeanImage
 
@@ -88,7 +87,7 @@ class InvertingGradients(OptimisationAttack):
     def variation(self, problem: Problem) -> float:
         """The weight of total variation for the update at hand."""
         share = noise_share(list(problem.observed.values()))
-        weight = self.tv * (self.pooled if pools_and_is_small(problem.model) else 1.0)
+        weight = self.tv * (self.pooled if pools_and_is_small(problem) else 1.0)
         return weight + self.noisy_tv * (share if share >= NOISY else 0.0)
 
     def _is_pruned(self, problem: Problem) -> bool:
@@ -97,8 +96,6 @@ class InvertingGradients(OptimisationAttack):
         return self.zeros == "missing"
 
 
-def pools_and_is_small(model: nn.Module) -> bool:
+def pools_and_is_small(problem: Problem) -> bool:
     """Whether the gradient tells little of most pixels: by max pooling, and few weights besides."""
-    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
-        return False
-    return any(isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for module in model.modules())
+    return problem.max_pooled and is_small(problem.model)

@@ -95,6 +95,7 @@ def prepare(
         uses=None if plan.uses is None else plan.uses.to(device),
         proximal=proximal_weight(update, notes) if len(plan.step_sizes) > 1 else 0.0,
         loss=loss,
+        left_out=plan.left_out,
     )
     members = tuple(
         Member(
@@ -116,8 +117,9 @@ def _probed(problem: Problem, knowledge: Knowledge) -> Problem:
     """Look at the model, on images that nobody holds."""
     drawn = torch.rand(problem.shape, generator=torch_generator(0, "probe")).to(problem.device)
     first = drawn[: problem.step_sizes[0]]
-    plain = check_model(lambda images: problem.logits(problem.parameters, images), first, problem.num_classes)
-    problem = replace(problem, plain=plain)
+    looks = check_model(lambda images: problem.logits(problem.parameters, images), first, problem.num_classes)
+    plain = looks.plain
+    problem = replace(problem, plain=plain, kinked=looks.kinked, max_pooled=looks.max_pooled)
     if problem.is_gradient or knowledge.loss is None:
         return problem
     labels = torch.zeros(len(drawn), dtype=torch.int64, device=problem.device)

@@ -176,13 +176,18 @@ def small_work(model: nn.Module, shape: Sequence[int]) -> bool:
         model: any model.
         shape: ``(N, C, H, W)`` of one row.
     """
-    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
+    if not is_small(model):
         return False
     device = next(iter(model.parameters())).device
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.zeros(tuple(shape), device=device))
     return counter.get_total_flops() <= SMALL_WORK
+
+
+def is_small(model: nn.Module) -> bool:
+    """Whether a model has few parameters."""
+    return sum(parameter.numel() for parameter in model.parameters()) <= SMALL_MODEL
 
 
 def _alike(one: Problem, other: Problem) -> bool:

@@ -61,6 +61,22 @@ def read_arrays(arrays: Mapping[str, Array]) -> tuple[dict[str, Tensor], str | N
     return tensors, "; ".join(problems[:3]) or None
 
 
+def view_of(data: bytes) -> np.ndarray:
+    """The array over its own bytes; a header that promises more than follows it is refused."""
+    stream = BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"npy format {version}")
+    shape, fortran, dtype = _HEADERS[version](stream)
+    if dtype.kind not in _KINDS or dtype.itemsize > 8:
+        raise TypeError(f"dtype {dtype}, expected float, int or bool of at most 8 bytes")
+    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if expected != found:
+        raise ValueError(f"shape {shape} of {dtype} takes {expected} bytes, {found} came")
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.ndarray(shape, dtype, buffer=data, offset=stream.tell(), order=order)
+
+
 def read_scalars(records: Iterable[Mapping[str, Any]]) -> dict[str, Scalar]:
     """Numbers, strings and booleans of metric or config records; anything else as a short description."""
     scalars: dict[str, Scalar] = {}
@@ -109,26 +125,10 @@ def _check_name(name: str) -> None:
 def _tensor(array: Array) -> Tensor:
     if array.stype != "numpy.ndarray":
         raise TypeError(f"serialised as {short(str(array.stype), 40)!r}, expected 'numpy.ndarray'")
-    values = _view(array.data)
+    values = view_of(array.data)
     if not (values.dtype.isnative and values.flags.c_contiguous and values.flags.aligned):
         values = values.astype(values.dtype.newbyteorder("="), order="C", copy=True)
     return torch.from_numpy(values)
-
-
-def _view(data: bytes) -> np.ndarray:
-    """The array over its own bytes; a header that promises more than follows it is refused."""
-    stream = BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version not in _HEADERS:
-        raise ValueError(f"npy format {version}")
-    shape, fortran, dtype = _HEADERS[version](stream)
-    if dtype.kind not in _KINDS or dtype.itemsize > 8:
-        raise TypeError(f"dtype {dtype}, expected float, int or bool of at most 8 bytes")
-    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if expected != found:
-        raise ValueError(f"shape {shape} of {dtype} takes {expected} bytes, {found} came")
-    order: Literal["F", "C"] = "F" if fortran else "C"
-    return np.ndarray(shape, dtype, buffer=data, offset=stream.tell(), order=order)
 
 
 def _accept_views() -> None:

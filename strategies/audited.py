@@ -57,7 +57,10 @@ def audited(
 
     @functools.wraps(start)
     def recording_start(grid: Grid, *args: Any, **kwargs: Any) -> Any:
-        return start(AuditGrid(grid, recorder, quarantine=quarantine), *args, **kwargs)
+        try:
+            return start(AuditGrid(grid, recorder, quarantine=quarantine), *args, **kwargs)
+        finally:
+            recorder.drain()
 
     recording_start.__dict__["__fl_audit__"] = True
     target.start = recording_start  # type: ignore[attr-defined]  # any strategy, whatever its class

@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
+from fl_audit.core.aggregates import NUM_EXAMPLES
 from fl_audit.core.errors import ConfigError
 from fl_audit.strategies._content import record_of
 
@@ -49,6 +50,11 @@ def needs_only_the_mean(strategy: Strategy, who: str) -> Strategy:
             "update, and the server has only their mean. Choose one that averages, e.g. fedavg or fedadam"
         )
     return strategy
+
+
+def weighted_by(strategy: Strategy) -> str:
+    """The metric by which ``strategy`` weighs the clients in its mean."""
+    return strategy.weighted_by_key if isinstance(strategy, FedAvg) else NUM_EXAMPLES
 
 
 def central_dp(

@@ -9,7 +9,8 @@ from flwr.serverapp import Grid
 
 from fl_audit.strategies._proxy import GridProxy
 from fl_audit.strategies._quarantine import misfits
-from fl_audit.strategies.recorder import Recorded, Recorder, Sent
+from fl_audit.strategies._sent import Sent
+from fl_audit.strategies.recorder import Recorded, Recorder
 
 
 class Observer(Protocol):
@@ -79,6 +80,7 @@ class AuditGrid(GridProxy):
         return self._finish(matched, replies, [entry for entry in silent if entry is not None])
 
     def _snapshot(self, outgoing: list[Message]) -> list[Sent | None]:
+        self.recorder.going_out(outgoing)
         train = [message for message in outgoing if _category(message) == MessageType.TRAIN]
         if train:
             self.recorder.know(self.grid.get_node_ids())
@@ -112,7 +114,7 @@ class AuditGrid(GridProxy):
         lost = [sent for _, sent in silent if sent is not None and not self._concerns_nobody(sent)]
         recorded += [self.recorder.record(sent, None) for sent in lost]
         passed = self._withhold(matched, replies, reasons) if self._quarantine else replies
-        self.recorder.record_mean(
+        self.recorder.finish(
             (entry[1], reply)
             for entry, reply in zip(matched, passed, strict=True)
             if entry is not None and entry[1] is not None and reply.has_content()

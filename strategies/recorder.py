@@ -4,66 +4,25 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from flwr.app import Array, Message, RecordDict
+from flwr.app import Message, RecordDict
 from torch import Tensor
 
-from fl_audit.core.aggregates import RunningMean
-from fl_audit.core.captures import digest_of, write_update
+from fl_audit.core.aggregates import NUM_EXAMPLES, RunningMean
+from fl_audit.core.captures import write_update
 from fl_audit.core.types import CaptureKey, Scalar, Update
 from fl_audit.strategies._content import named_arrays, read_arrays, read_scalars, short
+from fl_audit.strategies._masked_round import COLLECT, PROTOCOL, step_of
+from fl_audit.strategies._secure_rounds import SecureRounds
+from fl_audit.strategies._sent import Sent, SentModel
+from fl_audit.strategies._writer import CaptureWriter
 
 logger = logging.getLogger(__name__)
 
 Keep = Callable[[int, int], bool]
 _ALIASES = {"num_examples": "num-examples"}  # how Flower's older API calls it
-
-
-class SentModel:
-    """The arrays of a message, read and hashed once for all the clients that get the same bytes.
-
-    Attributes:
-        size: bytes of all of them; 0 without arrays.
-    """
-
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        # Objects of its own over the same bytes: those of a message may change after it was sent.
-        self._arrays = {name: Array(a.dtype, tuple(a.shape), a.stype, a.data) for name, a in arrays.items()}
-        self.size = sum(len(array.data) for array in arrays.values())
-
-    @cached_property
-    def read(self) -> tuple[dict[str, Tensor], str | None]:
-        """As `read_arrays`."""
-        return read_arrays(self._arrays)
-
-    @cached_property
-    def digest(self) -> str:
-        """Names the file of the model."""
-        return digest_of(self.read[0])
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What went to one client: a snapshot, for the containers of a message change after it was sent.
-
-    Attributes:
-        key: which client, in which round.
-        node_id: Flower's node id.
-        model: the arrays.
-        record: key of the record that they were in.
-        config: scalars that travelled with them.
-        kept: whether the capture of this exchange is written.
-    """
-
-    key: CaptureKey
-    node_id: int
-    model: SentModel
-    record: str | None
-    config: Mapping[str, Scalar]
-    kept: bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +35,7 @@ class Recorded:
         arrived: whether a reply with content came; what a client releases, it releases even if malformed.
         malformed: why the update is of no use to a strategy (client error, wrong arrays, NaN), or None.
         written: whether a capture is on disk.
+        masked: whether it came masked, for secure aggregation, and is in the capture of its whole round.
     """
 
     key: CaptureKey
@@ -83,6 +43,7 @@ class Recorded:
     arrived: bool
     malformed: str | None
     written: bool
+    masked: bool = False
 
 
 class Recorder:
@@ -96,7 +57,12 @@ class Recorder:
             and ``keep`` lets through, the ones with the lowest numbers; where messages go out one at a time,
             as in Flower's older API, the first ones. None: all of them.
         aggregate: write the weighted mean of a round's updates in place of each (secure aggregation).
-        equal_weights: whether all clients weigh the same in it; else by ``num-examples``.
+        weighted_by: the metric that weighs them, as the strategy has it.
+        equal_weights: whether all clients weigh the same in it instead.
+        not_the_mean: see `SecureRounds`.
+
+    Where a federation aggregates securely itself, by Flower's SecAgg+, a round is one capture as well: the
+    mean of all its clients, whichever of them ``keep`` and ``clients`` let through; see ``secure``.
 
     Clients are numbered by `know_clients`; those unknown to it get the next free numbers by rank of their
     node id.
@@ -110,7 +76,9 @@ class Recorder:
         keep: Keep | None = None,
         clients: int | None = None,
         aggregate: bool = False,
+        weighted_by: str = NUM_EXAMPLES,
         equal_weights: bool = False,
+        not_the_mean: Callable[[], str | None] | None = None,
     ) -> None:
         self.root = Path(out) / "captures"
         self.defense = defense
@@ -118,7 +86,9 @@ class Recorder:
         self._most = clients
         self._chosen: dict[int, set[int]] = {}
         self._aggregate = aggregate
-        self._equal_weights = equal_weights
+        self._by, self._equal = weighted_by, equal_weights
+        self._writer = CaptureWriter(self.root)
+        self.secure = SecureRounds(self._write_mean, not_the_mean)
         self._mean: tuple[int, RunningMean] | None = None
         self._clients: dict[int, int] = {}
         self._lock = threading.RLock()
@@ -150,46 +120,67 @@ class Recorder:
             sent = [self._sent(message, self._batches) for message in messages]
             by_number = sorted({item.key for item in sent}, key=lambda key: key.client)
             chosen = {key for key in by_number if self._choose(key)}
-            return [replace(item, kept=item.key in chosen) for item in sent]
+            whole = bool(chosen)  # a sum is that of all its clients or of none
+            return [replace(item, kept=whole if item.step else item.key in chosen) for item in sent]
 
     def record(self, sent: Sent, reply: Message | None) -> Recorded:
-        """Write one exchange. ``reply`` None means that no reply came in time."""
+        """Begin to write one exchange, see `finish`. ``reply`` None means that no reply came in time."""
         with self._lock:
+            if sent.step is not None:
+                return self._step(sent, reply)
             key, written = sent.key, sent.kept
             update = _update(key, sent, reply)
             malformed = _malformed(update)
             if written and key in self._seen and not update.received:
-                written = False  # a later step of one round, e.g. of secure aggregation, without arrays
+                written = False  # a later step of one round, without arrays
+            if written and not self._fits(key, sent.model.size + _size(update)):
+                written = False
             if written:
                 if key in self._seen:
                     logger.warning("%s came twice; the later one is kept", key)
+                    self._writer.finish()
                 self._seen.add(key)
                 if not self._aggregate:
-                    write_update(self.root, update, sent_digest=sent.model.digest)
+                    self._writer.write(update, sent.model.digest)
             arrived = reply is not None and reply.has_content()
             return Recorded(key, sent.node_id, arrived, malformed, written)
 
-    def record_mean(self, exchanges: Iterable[tuple[Sent, Message]]) -> None:
-        """Write the mean of those updates of a round that reach the strategy, if means are to be written.
+    def going_out(self, messages: Iterable[Message]) -> None:
+        """Look at all that is about to go out: a model tells the mean of the round before."""
+        with self._lock:
+            if self.secure.waiting:
+                for message in messages:
+                    self.secure.next_model(SentModel(named_arrays(message.content)[0]))
+
+    def finish(self, exchanges: Iterable[tuple[Sent, Message]]) -> None:
+        """End a batch: its captures are written when this returns, and what concerns the round as a whole.
+
+        That is the mean of those updates of a round that reach the strategy, if means are to be written.
 
         Of a round that comes in several parts, the mean of all that came so far is written. The arrays are
         read one client at a time and not kept.
         """
-        if not self._aggregate:
-            return
         with self._lock:
+            self._writer.finish()
+            self.secure.close()
+            if not self._aggregate:
+                return
             grown = None
             for sent, reply in exchanges:
                 update = _update(sent.key, sent, reply)
-                if not sent.kept or _malformed(update) is not None:
+                if not sent.kept or sent.step is not None or _malformed(update) is not None:
                     continue
                 number = sent.key.round
                 if self._mean is None or self._mean[0] != number:
-                    self._mean = number, RunningMean(equal_weights=self._equal_weights)
+                    self._mean = number, RunningMean(weighted_by=self._by, equal_weights=self._equal)
                 grown = self._mean[1]
                 grown.add(update)
             if grown is not None:
                 write_update(self.root, grown.update())
+
+    def drain(self) -> None:
+        """Wait until all that was written is on the disk, safe from a power cut as well."""
+        self._writer.drain()
 
     def _choose(self, key: CaptureKey) -> bool:
         """Whether a capture is written; called in the order of the clients' numbers."""
@@ -202,9 +193,32 @@ class Recorder:
             chosen.add(key.client)
         return key.client in chosen
 
+    def _step(self, sent: Sent, reply: Message | None) -> Recorded:
+        """One exchange of SecAgg+, of which no capture is written."""
+        arrived = reply is not None and reply.has_content()
+        if arrived and sent.kept and reply is not None:
+            self.secure.take(sent, reply, _metrics(reply.content))
+        masked = arrived and sent.step is not None and sent.step["stage"] == COLLECT
+        reason = None if arrived else _silent(reply)
+        return Recorded(sent.key, sent.node_id, masked, reason, written=False, masked=masked and sent.kept)
+
+    def _fits(self, key: CaptureKey, size: int) -> bool:
+        """Whether there is room for a capture of so many bytes; there is."""
+        del key, size
+        return True
+
+    def _write_mean(self, update: Update) -> str | None:
+        """Write the capture of a round that was aggregated securely, or say why not."""
+        if not self._fits(update.key, 2 * _size(update)):
+            return "there was no room for the capture"
+        write_update(self.root, update)
+        return None
+
     def _sent(self, message: Message, guess: int) -> Sent:
         arrays, record = named_arrays(message.content)
-        config = read_scalars(message.content.config_records.values())
+        config = _clear(message.content)
+        step = step_of(message.content)
+        self.secure.seen = self.secure.seen or step is not None
         bytes_of = tuple((name, array.stype, id(array.data)) for name, array in arrays.items())
         model = self._models.get(bytes_of)
         if model is None:
@@ -214,7 +228,7 @@ class Recorder:
         self._rounds_from_zero = self._rounds_from_zero or told == 0
         number = guess if told is None else told + self._rounds_from_zero
         key = CaptureKey(self.defense, number, self._clients[node_id])
-        return Sent(key, node_id, model, record, config, kept=False)
+        return Sent(key, node_id, model, record, config, kept=False, step=step)
 
 
 def _malformed(update: Update) -> str | None:
@@ -238,12 +252,8 @@ def _update(key: CaptureKey, sent: Sent, reply: Message | None) -> Update:
     received: dict[str, Tensor] = {}
     metrics: dict[str, Scalar] = {}
     error = None if problem is None else f"the server sent no usable model: {problem}"
-    if reply is None:
-        error = "no reply within the time limit"
-    elif not reply.has_content():
-        error = (
-            short(reply.error.reason or f"error code {reply.error.code}") if reply.has_error() else "empty"
-        )
+    if reply is None or not reply.has_content():
+        error = _silent(reply)
     else:
         received, unread = read_arrays(named_arrays(reply.content, sent.record)[0])
         metrics = _metrics(reply.content)
@@ -251,6 +261,23 @@ def _update(key: CaptureKey, sent: Sent, reply: Message | None) -> Update:
     return Update(key, sent.node_id, model, received, sent.config, metrics, error)
 
 
+def _silent(reply: Message | None) -> str:
+    """Why there is nothing in a reply."""
+    if reply is None:
+        return "no reply within the time limit"
+    return short(reply.error.reason or f"error code {reply.error.code}") if reply.has_error() else "empty"
+
+
+def _size(update: Update) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in update.received.values())
+
+
+def _clear(content: RecordDict, *others: Mapping[str, object]) -> dict[str, Scalar]:
+    """Scalars of ``others`` and of the config records but for what a protocol says by them."""
+    records = [record for name, record in content.config_records.items() if name != PROTOCOL]
+    return read_scalars([*others, *records])
+
+
 def _metrics(content: RecordDict) -> dict[str, Scalar]:
-    scalars = read_scalars([*content.metric_records.values(), *content.config_records.values()])
+    scalars = _clear(content, *content.metric_records.values())
     return {_ALIASES.get(name, name): value for name, value in scalars.items()}

@@ -6,8 +6,9 @@ from rich.text import Text
 
 from fl_audit.cli._guarantee import guarantee
 from fl_audit.cli._live import plain
+from fl_audit.reports.frontier import bare
 from fl_audit.reports.frontier_facts import Frontier, Level
-from fl_audit.reports.words import interval, percent
+from fl_audit.reports.words import interval, percent, upfirst
 
 LEVELS: dict[Level, tuple[str, str]] = {
     "guesses": ("yes", "green"),
@@ -39,7 +40,7 @@ def frontier_table(found: Frontier, heading: str) -> Table:
         ci = f" ({interval(point.leak_rate_ci)})" if point.leak_rate_ci else ""
         chosen = ", the weakest" if place == found.weakest else ""
         row: list[Text | str] = [
-            Text(plain("No defense" if point.baseline else point.defense)),
+            Text(plain(upfirst(bare(point)) if point.baseline else point.defense)),
             f"{percent(point.leak_rate)}{ci}",
             percent(point.accuracy),
             guarantee(point),

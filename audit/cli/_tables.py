@@ -9,11 +9,12 @@ from rich.text import Text
 
 from fl_audit.cli._guarantee import guarantee
 from fl_audit.cli._live import plain
+from fl_audit.reports.caveats import caveats
 from fl_audit.reports.frontier import frontier_of
 from fl_audit.reports.order import by_name, guess_level
 from fl_audit.reports.schema import ClientSummary, DefenseSummary, Leak, MetricFacts, MetricStats, Summary
-from fl_audit.reports.verdict import Kind, caveats, control_sentence, headline, judge_defense
-from fl_audit.reports.words import count, number, percent, rate, title
+from fl_audit.reports.verdict import Kind, control_sentence, headline, judge_defense
+from fl_audit.reports.words import aggregate, count, number, percent, rate, title
 
 PLAIN_WIDTH = 120
 MAX_CLIENTS = 20
@@ -63,7 +64,7 @@ def _defenses(summary: Summary) -> Table:
             Text(verdict.label, style=_STYLES[verdict.kind]),
             rate(defense),
             f"{defense.recognisable} of {defense.graded}",
-            Text(str(defense.failed_count), style="yellow" if defense.failed_count else ""),
+            Text(_lost(defense), style="yellow" if defense.failed_count else ""),
             percent(defense.utility.accuracy),
             guarantee(defense),
         )
@@ -105,13 +106,23 @@ def _cell(client: ClientSummary | None, rule: MetricFacts | None) -> Text:
     if client is None or not (client.graded or client.failed_count):
         return Text("not attacked", style="dim")
     if not client.graded:
-        return Text(f"not graded ({client.failed_count} failed)", style="yellow")
+        return Text(f"not graded ({_lost(client)})", style="yellow")
     text = Text(f"{client.recognisable} of {client.graded}", style="bold red" if client.recognisable else "")
     if rule is not None and client.worst is not None:
         text.append(f"  {plain(rule.label, 24)} {number(client.worst.metrics.get(rule.name))}", style="dim")
+    if client.aggregate_of:
+        text.append(f"  in {aggregate(client.aggregate_of)}", style="dim")
     if client.failed_count:
-        text.append(f"  {client.failed_count} failed", style="yellow")
+        text.append(f"  {_lost(client)}", style="yellow")
     return text
+
+
+def _lost(leak: Leak) -> str:
+    """How many images were not graded: those that failed, and apart from them those that nobody tried."""
+    tried = leak.failed_count - leak.not_attempted
+    parts = [f"{tried} failed"] if tried else []
+    parts += [f"{leak.not_attempted} not attempted"] if leak.not_attempted else []
+    return ", ".join(parts) or "0"
 
 
 def _chosen(summary: Summary) -> list[int]:

@@ -13,6 +13,9 @@ from torch import Tensor
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.types import EVERYONE, CaptureKey, Contribution, Scalar, Update, num_examples
 
+NUM_EXAMPLES = "num-examples"
+"""The metric by which Flower's strategies weigh clients unless they are told another one."""
+
 
 def mean_update(
     defense: str,
@@ -22,6 +25,7 @@ def mean_update(
     mean: Mapping[str, Tensor],
     clients: Mapping[int, Mapping[str, Scalar]],
     config: Mapping[str, Scalar] | None = None,
+    weighted_by: str = NUM_EXAMPLES,
     equal_weights: bool = False,
 ) -> Update:
     """A capture of the aggregate ``mean`` of a round.
@@ -30,15 +34,20 @@ def mean_update(
         defense: folder name of the captures.
         server_round: server round, from 1.
         sent: the model that all of them were sent.
-        mean: the weighted mean of what they sent back: as arrays of ``sent``'s names and shapes.
-        clients: by client number, what it sent in clear; ``num-examples`` is its weight.
+        mean: the weighted mean of what they sent back: arrays of ``sent``'s names and shapes, of any dtype.
+        clients: by client number, what it sent in clear.
         config: scalars of the train config that travelled with the model.
+        weighted_by: the metric that is a client's weight, as the strategy has it (``weighted_by_key`` of
+            Flower's FedAvg).
         equal_weights: whether all weigh the same instead.
 
     Raises:
-        ValueError: there are no clients, or one has no positive ``num-examples`` to weigh it by.
+        ValueError: there are no clients, or one has no positive weight.
     """
-    weights = {client: 1.0 if equal_weights else _weight(client, seen) for client, seen in clients.items()}
+    weights = {
+        client: 1.0 if equal_weights else _weight(client, seen, weighted_by)
+        for client, seen in clients.items()
+    }
     if not weights:
         raise ValueError("an aggregate needs at least one client")
     total = sum(weights.values())
@@ -48,7 +57,7 @@ def mean_update(
         CaptureKey(defense, server_round, EVERYONE),
         node_id=-1,
         sent=sent,
-        received=mean,
+        received={name: _cast(mean[name], value) for name, value in sent.items()},
         config=config or {},
         metrics={"num-examples": sum(known)} if len(known) == len(counts) else {},
         cohort=tuple(
@@ -61,11 +70,12 @@ class RunningMean:
     """The weighted mean of one round's updates, of which it keeps the sum alone.
 
     Args:
-        equal_weights: whether all clients weigh the same; else by ``num-examples``.
+        weighted_by: the metric that is a client's weight, as the strategy has it.
+        equal_weights: whether all clients weigh the same instead.
     """
 
-    def __init__(self, *, equal_weights: bool = False) -> None:
-        self._equal = equal_weights
+    def __init__(self, *, weighted_by: str = NUM_EXAMPLES, equal_weights: bool = False) -> None:
+        self._by, self._equal = weighted_by, equal_weights
         self._sums: dict[str, Tensor] = {}
         self._total = 0.0
         self._first: Update | None = None
@@ -78,7 +88,7 @@ class RunningMean:
             ValueError: the client has no weight.
             CaptureError: it was sent another model than the others.
         """
-        weight = 1.0 if self._equal else _weight(update.key.client, update.metrics)
+        weight = 1.0 if self._equal else _weight(update.key.client, update.metrics, self._by)
         if self._first is None:
             self._first = update
         elif not _same(self._first.sent, update.sent):
@@ -105,17 +115,18 @@ class RunningMean:
             first.key.defense,
             first.key.round,
             sent=first.sent,
-            mean={name: _cast(self._sums[name] / self._total, sent) for name, sent in first.sent.items()},
+            mean={name: self._sums[name] / self._total for name in first.sent},
             clients=self._clients,
             config=first.config,
+            weighted_by=self._by,
             equal_weights=self._equal,
         )
 
 
-def _weight(client: int, metrics: Mapping[str, Scalar]) -> float:
-    value = metrics.get("num-examples")
+def _weight(client: int, metrics: Mapping[str, Scalar], by: str) -> float:
+    value = metrics.get(by)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"client {client}: expected a positive num-examples to weigh it by, got {value!r}")
+        raise ValueError(f"client {client}: expected a positive {by} to weigh it by, got {value!r}")
     return float(value)
 
 

@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from fl_audit.core.durable import DiskQueue
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_model, read_tensors, write_json, write_tensors
 from fl_audit.core.types import (
@@ -82,22 +83,22 @@ def write_unavailable(root: Path, key: CaptureKey, reason: str) -> None:
     write_json(root / key.defense / f"{key.stem}.json", {"unavailable": reason})
 
 
-def write_update(root: Path, update: Update, *, sent_digest: str | None = None) -> None:
+def write_update(
+    root: Path, update: Update, *, sent_digest: str | None = None, later: DiskQueue | None = None
+) -> None:
     """Write one capture below ``root`` (``RUN/captures``); the JSON last, so a half capture has none.
 
     Args:
         root: where captures lie.
         update: what is captured.
         sent_digest: `digest_of` what was sent, where it is known already.
+        later: brings the files to the disk; None: they are there when this returns.
     """
     folder = root / update.key.defense
-    digest = sent_digest or digest_of(update.sent)
-    sent_file = folder / f"sent-{digest[:16]}.safetensors"
-    if not sent_file.exists():
-        write_tensors(sent_file, update.sent)
+    sent_file = write_sent(root, update, sent_digest or digest_of(update.sent), later=later)
     with ThreadPoolExecutor(1) as beside:  # one core hashes while the disk takes the file
         hashed = beside.submit(digest_of, update.received)
-        write_tensors(folder / f"{update.key.stem}.safetensors", update.received)
+        write_tensors(folder / f"{update.key.stem}.safetensors", update.received, later=later)
     clear = _Clear(
         node_id=update.node_id,
         sent=sent_file.name,
@@ -112,7 +113,15 @@ def write_update(root: Path, update: Update, *, sent_digest: str | None = None) 
         ],
         sha256=hashed.result(),
     )
-    write_json(folder / f"{update.key.stem}.json", clear.model_dump())
+    write_json(folder / f"{update.key.stem}.json", clear.model_dump(), later=later)
+
+
+def write_sent(root: Path, update: Update, digest: str, *, later: DiskQueue | None = None) -> Path:
+    """Write the model that a client was sent unless it is there; ``digest`` is `digest_of` it."""
+    path = root / update.key.defense / f"sent-{digest[:16]}.safetensors"
+    if not path.exists():
+        write_tensors(path, update.sent, later=later)
+    return path
 
 
 def read_update(root: Path, key: CaptureKey) -> Update:

@@ -13,6 +13,7 @@ import safetensors.torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from fl_audit.core.durable import DiskQueue
 from fl_audit.core.errors import CaptureError
 
 M = TypeVar("M", bound=BaseModel)
@@ -21,15 +22,15 @@ MAX_JSON = 64 * 2**20
 MAX_TENSORS = 8 * 2**30
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, later: DiskQueue | None = None) -> None:
     """Write through a temporary file and rename, so that a kill leaves the old file or the new one."""
-    with _replacing(path) as temporary:
+    with _replacing(path, later) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, later: DiskQueue | None = None) -> None:
     """`write_bytes` in UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), later=later)
 
 
 def dump_json(value: Any) -> str:
@@ -37,9 +38,9 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, later: DiskQueue | None = None) -> None:
     """Write `dump_json` of ``value``."""
-    write_text(path, dump_json(value))
+    write_text(path, dump_json(value), later=later)
 
 
 def read_json(path: Path) -> Any:
@@ -60,11 +61,16 @@ def read_model(path: Path, model: type[M], what: str) -> M:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    later: DiskQueue | None = None,
 ) -> None:
     """Write safetensors; names, shapes and dtypes are kept, their order is not. Whole like `write_bytes`.
 
     Tensors go to the file as they lie in memory; only what is not contiguous, or shares memory, is copied.
+    With ``later`` the file is there at once, and on the disk once that queue has brought it there.
     """
     seen: set[int] = set()
     data: dict[str, Tensor] = {}
@@ -73,7 +79,7 @@ def write_tensors(
         place = value.untyped_storage().data_ptr()
         data[name] = value.clone() if place in seen else value
         seen.add(place)
-    with _replacing(path) as temporary:
+    with _replacing(path, later) as temporary:
         safetensors.torch.save_file(data, temporary, dict(metadata) if metadata else None)
 
 
@@ -87,21 +93,24 @@ def read_tensors(path: Path, limit: int = MAX_TENSORS) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place once it is whole and on the disk."""
+def _replacing(path: Path, later: DiskQueue | None = None) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place once it is whole, and soon on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if later is None:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if later is not None:
+        later.add(path)
 
 
 def _check_size(path: Path, limit: int) -> None:

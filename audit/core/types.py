@@ -103,6 +103,12 @@ class Update:
         """What the client says it trained on, or all clients together; None if it says nothing usable."""
         return num_examples(self.metrics)
 
+    def in_clear(self) -> dict[int, Mapping[str, Scalar]]:
+        """By client, the scalars of its reply."""
+        if self.cohort:
+            return {part.client: part.metrics for part in self.cohort}
+        return {self.key.client: self.metrics}
+
     def problem(self) -> str | None:
         """Why this update cannot be attacked (client error, missing or extra arrays, shapes, NaN, zero)."""
         if self.error is not None:
@@ -317,6 +323,7 @@ class Reconstruction:
         seconds: wall time; kept out of every file that must be equal for equal seeds.
         notes: what the attacker assumed or noticed, one sentence each.
         reason: why it failed.
+        unattempted: why some of the images, or where it failed all of them, were not attempted.
     """
 
     status: Literal["done", "failed"]
@@ -328,6 +335,7 @@ class Reconstruction:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     reason: str | None = None
+    unattempted: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Everything but the images and the time, JSON-ready."""
@@ -335,6 +343,7 @@ class Reconstruction:
         return {
             "status": self.status,
             "reason": self.reason,
+            "unattempted": self.unattempted,
             "labels": None if self.labels is None else self.labels.tolist(),
             "labels_inferred": self.labels_inferred,
             "objective": self.objective if finite else None,

@@ -24,6 +24,7 @@ from fl_audit.federation.ray_engine import run_ray
 from fl_audit.federation.server_app import make_server_app, quiet_flower
 from fl_audit.federation.spec import FederationResult, FederationSpec
 from fl_audit.federation.wrapped import WrappedClientApp
+from fl_audit.strategies.central import weighted_by
 from fl_audit.strategies.recorder import Recorder
 
 
@@ -85,6 +86,7 @@ def run_federation(
         keep=attack_filter,
         clients=attack_clients,
         aggregate=defense.aggregates,
+        weighted_by=weighted_by(strategy),
         equal_weights=defense.equal_weights,
     )
     stop = threading.Event() if spec.engine == "ray" else None
@@ -106,6 +108,7 @@ def run_federation(
                 address=spec.ray_address,
                 stop=stop,
             )
+    recorder.drain()
     return FederationResult(
         rounds=tuple(ledger.utility),
         failures=tuple(sorted(ledger.failures, key=lambda failure: (failure.round, failure.client))),

@@ -12,6 +12,7 @@ from fl_audit.federation._flwr_private import CLIENT_FAILED
 from fl_audit.federation.truth import ARRAYS, FACTS, FORGET_TRUTH, HELLO, TAKE_TRUTH, pack
 from fl_audit.federation.witness import Witness
 from fl_audit.strategies._content import copy_content, record_of, short
+from fl_audit.strategies._masked_round import step_of
 
 Keep = Callable[[int, int], bool]
 
@@ -91,6 +92,11 @@ class WrappedClientApp(ClientApp):
         """
         if not self._defense.changes_update:
             return
+        if step_of(sent) is not None:
+            raise ValueError(
+                f"defense {self._defense.name!r} cannot act: the app masks the update (SecAgg+) before it "
+                "comes here. Write the defense into the app, as a mod after secaggplus_mod, and audit that"
+            )
         models = list(sent.array_records.values())
         if len(models) != 1 or len(reply.content.array_records) != 1:
             raise ValueError(

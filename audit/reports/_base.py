@@ -10,8 +10,8 @@ SCHEMA_VERSION: Literal[1] = 1
 CONTROL = "control"
 """The name that the positive control's findings carry instead of a defense's."""
 
-Status = Literal["graded", "attack-failed", "client-failed", "unscored"]
-FailedStatus = Literal["attack-failed", "client-failed", "unscored"]
+Status = Literal["graded", "attack-failed", "not-attempted", "client-failed", "unscored"]
+FailedStatus = Literal["attack-failed", "not-attempted", "client-failed", "unscored"]
 
 Scalar = bool | int | float | str
 

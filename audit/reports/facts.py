@@ -154,6 +154,13 @@ class ClientFacts(Model):
     seen: list[SeenRound] = Field([], description="what its attacked updates gave away besides images")
 
 
+class OwnProtection(Model):
+    """Something by which an audited app itself protects its clients' updates."""
+
+    name: str = Field(description="e.g. LocalDpMod or SecAgg+")
+    detail: str = Field(description="what it does, and its settings, in words")
+
+
 class DefenseBase(Model):
     """What was done to the updates, what it guarantees and what it cost."""
 
@@ -167,6 +174,9 @@ class DefenseBase(Model):
     privacy: str = Field("", description="the guarantee in words: what is protected, by which accountant")
     against_server: bool = Field(
         True, description="whether epsilon holds against the server, or only against others"
+    )
+    own: list[OwnProtection] | None = Field(
+        None, description="what the audited app brings itself, as far as found; null: no app of somebody's"
     )
     server_sees: str = Field("", description="what the server still sees, where it is not what clients sent")
     utility: Utility = Utility()

@@ -18,7 +18,8 @@ class Finding(Model):
     """One attack on one image of one update. It holds no clock time: equal seeds give equal lines.
 
     ``status`` says how far it came: ``graded``: scored and judged. ``attack-failed``: the attack gave
-    nothing for this image, which says nothing about the client's safety. ``client-failed``: the client
+    nothing for this image, which says nothing about the client's safety. ``not-attempted``: nor did it try,
+    e.g. since more images were mixed into the update than it can tell apart. ``client-failed``: the client
     sent nothing that could be attacked. ``unscored``: there is a reconstruction but it could not be
     scored (no ground truth, values that are not numbers). All but ``graded`` carry a ``reason``.
     """
@@ -28,6 +29,9 @@ class Finding(Model):
     round: int = Field(ge=1, description="server round")
     client: int = Field(ge=0, description="partition id; in the positive control the number of the image")
     image: int | None = Field(ge=0, description="position among the client's images; null if not known")
+    aggregate_of: int | None = Field(
+        None, ge=1, description="clients in the mean that was attacked (secure aggregation); null: one update"
+    )
     attack: str = Field(description="the attack as configured")
     status: Status
     reason: str | None = Field(None, description="why it is not graded; null if it is")

@@ -7,9 +7,9 @@ Pure: from the counts of a summary, no files. Three notions:
 - *At the level of guesses*: the 95% Wilson (1927) interval of the setting's leak rate includes the rate that
   the better kind of guess reaches (negative control), images that could not be graded counting as
   recognised; and the attack had the power to find more: the positive control recognised every image, or a
-  part so large that chance explains the difference with less than 5% (Fisher's exact test, one-sided, as
-  in the verdict). Wilson, and not the interval over clients that the tables show: that one reaches down to 0
-  as soon as one client leaks nothing, and a client whose every image leaks would pass.
+  part so large that chance explains the difference with less than 5% (Fisher's exact test on updates,
+  one-sided, as in the verdict). Wilson, and not the interval over clients that the tables show: that one
+  reaches down to 0 as soon as one client leaks nothing, and a client whose every image leaks would pass.
 - *Weakest*: of the settings at that level, the one with the highest accuracy; of equal ones, that with the
   smaller epsilon. What weak means for a parameter depends on the defense; what it costs does not.
 """
@@ -17,15 +17,18 @@ Pure: from the counts of a summary, no files. Three notions:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest, hypergeom
+from scipy.stats import binomtest
 
+from fl_audit.reports.chance import SIGNIFICANCE, chance, power, updates
 from fl_audit.reports.families import family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint, Level
-from fl_audit.reports.schema import Controls, DefenseSummary, GuessSummary, Leak, PositiveControl, Summary
-from fl_audit.reports.verdict import SIGNIFICANCE, power
-from fl_audit.reports.words import NOT_THE_SERVER, count, epsilon, interval, listing, percent
+from fl_audit.reports.schema import Controls, DefenseSummary, GuessSummary, Leak, Summary
+from fl_audit.reports.words import NOT_THE_SERVER, count, epsilon, failed, interval, listing, percent
 
 CONFIDENCE = 0.95
+
+AS_IS = "the app as it is"
+"""An app's own defenses are in it, if it has any."""
 
 WIDE = 0.25
 """Upper end of an interval from which the conclusion says that few images were attacked."""
@@ -55,9 +58,10 @@ def frontier(settings: Sequence[Setting]) -> Frontier:
         FrontierPoint(
             run=setting.run,
             defense=setting.defense.name,
-            family=family(setting.defense.name),
+            family=AS_IS if _as_is(setting.defense) else family(setting.defense.name),
             setting=words[place],
             baseline=setting.defense.baseline,
+            as_is=_as_is(setting.defense),
             leak_rate=setting.defense.leak_rate,
             leak_rate_ci=setting.defense.leak_rate_ci,
             accuracy=setting.defense.utility.accuracy,
@@ -107,15 +111,19 @@ def level(leak: Leak, controls: Controls) -> tuple[Level, str]:
     seen = f"{leak.recognisable} of {leak.graded} recognised (95% interval {interval((low, high))})"
     if low > guess:
         return "above", f"{seen}, {reach}"
-    lost = leak.failed.get("attack-failed", 0) + leak.failed.get("unscored", 0)
+    lost = leak.failed_count - leak.failed.get("client-failed", 0)
     if wilson(leak.recognisable + lost, leak.graded + lost)[0] > guess:
-        return "unknown", f"{seen}, {reach}; but {count(lost, 'more image')} could not be graded"
+        return (
+            "unknown",
+            f"{seen}, {reach}; but {count(lost, 'more image')} could not be graded ({failed(leak)})",
+        )
     if positive is None:
         return "unknown", "no positive control was run, so whether the attack has power here is unknown"
     if positive.power in ("no", "unknown"):
         return "unknown", power(positive)
-    if positive.power == "partly" and chance_of(leak, positive) >= SIGNIFICANCE:
-        return "unknown", f"{seen}, but {power(positive)}"
+    if positive.power == "partly" and chance(positive, leak) >= SIGNIFICANCE:
+        of, hit = updates(leak)
+        return "unknown", f"{seen}, in {hit} of {count(of, 'update')}, but {power(positive)}"
     return "guesses", f"{seen}, {reach}"
 
 
@@ -129,16 +137,6 @@ def wilson(hits: int, tried: int) -> tuple[float, float]:
     """Wilson's 95% interval of a share, ``tried`` at least 1."""
     found = binomtest(hits, tried).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
-
-
-def chance_of(leak: Leak, positive: PositiveControl) -> float:
-    """Probability of so few recognised images, had the setting leaked like the positive control.
-
-    Fisher's exact test, one-sided; for a setting of which nothing was recognised it is `verdict.chance`.
-    """
-    tried = positive.graded + positive.failed_count
-    found = positive.recognisable + leak.recognisable
-    return float(hypergeom.cdf(leak.recognisable, tried + leak.graded, found, leak.graded))
 
 
 def weakest(points: Sequence[FrontierPoint]) -> int | None:
@@ -156,9 +154,18 @@ def weakest(points: Sequence[FrontierPoint]) -> int | None:
     return min(known, key=cost)
 
 
+def bare(point: FrontierPoint) -> str:
+    """How texts call a setting to which no defense was added."""
+    return AS_IS if point.as_is else "no defense"
+
+
+def _as_is(defense: DefenseSummary) -> bool:
+    return defense.baseline and defense.own is not None
+
+
 def name_of(point: FrontierPoint) -> str:
     """How texts call a setting."""
-    name = "no defense" if point.baseline else point.defense
+    name = bare(point) if point.baseline else point.defense
     return f"{name} (run {point.run})" if point.run else name
 
 
@@ -167,6 +174,11 @@ def _conclusion(found: Frontier) -> str:
     there = [point for point in points if point.level == "guesses"]
     if found.weakest is not None:
         point = points[found.weakest]
+        if point.as_is:
+            return (
+                f"Already as the app is leakage is at the level of guesses here: {point.why}. Nothing needs "
+                "to be added for that."
+            )
         if point.baseline:
             return (
                 "Already without any defense leakage is at the level of guesses here: "
@@ -201,13 +213,13 @@ def _against(point: FrontierPoint) -> str:
 
 def _loss(points: Sequence[FrontierPoint], point: FrontierPoint) -> str:
     """What it costs against no defense; empty where that is not known."""
-    bare = next((p.accuracy for p in points if p.baseline and point.run in p.run.split(", ")), None)
-    if bare is None or point.accuracy is None:
+    base = next((p for p in points if p.baseline and point.run in p.run.split(", ")), None)
+    if base is None or base.accuracy is None or point.accuracy is None:
         return ""
-    lost = 100 * (bare - point.accuracy)
+    lost = 100 * (base.accuracy - point.accuracy)
     if abs(lost) < 0.5:
-        return ", as without defense"
-    return f", {abs(lost):.0f} points {'below' if lost > 0 else 'above'} no defense"
+        return ", as without it" if base.as_is else ", as without defense"
+    return f", {abs(lost):.0f} points {'below' if lost > 0 else 'above'} {bare(base)}"
 
 
 def _doubts(found: Frontier) -> list[str]:

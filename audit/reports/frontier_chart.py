@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from fl_audit.reports.frontier import name_of
+from fl_audit.reports.frontier import bare, name_of
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint
 from fl_audit.reports.placing import Box, place_labels
 from fl_audit.reports.plots import COLOURS, dash, element, marker, markup, write
@@ -224,7 +224,7 @@ def _labels(
 
 def _label(point: FrontierPoint) -> str:
     """The setting, with its epsilon where it has one; the family's colour and shape say the rest."""
-    name = "no defense" if point.baseline else point.setting
+    name = bare(point) if point.baseline else point.setting
     name = name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
     name = f"{point.run}: {name}" if point.run else name
     if point.epsilon is None:

@@ -17,6 +17,7 @@ class FrontierPoint(Model):
     family: str = Field(description="its name without parameters, e.g. clip+prune for a stack")
     setting: str = Field(description="what distinguishes it within its family, e.g. 0.9; else the family")
     baseline: bool
+    as_is: bool = Field(False, description="whether it is an app as it is, with what it brings itself")
     leak_rate: float | None = Field(ge=0, le=1)
     leak_rate_ci: tuple[float, float] | None = None
     accuracy: float | None = Field(ge=0, le=1)

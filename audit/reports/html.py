@@ -6,6 +6,7 @@ from typing import Any
 
 from fl_audit.core.files import write_text
 from fl_audit.reports import words
+from fl_audit.reports.caveats import caveats
 from fl_audit.reports.channels import channels
 from fl_audit.reports.charts import accuracy_by_round, leak_by_round
 from fl_audit.reports.frontier import frontier_of
@@ -23,7 +24,7 @@ from fl_audit.reports.schema import (
     read_findings,
     read_summary,
 )
-from fl_audit.reports.verdict import caveats, control_sentence, headline, judge, judge_defense, overall
+from fl_audit.reports.verdict import control_sentence, headline, judge, judge_defense, overall
 
 FRONTIER_TITLE = "Share of images recognised against accuracy, by setting"
 MANY = 30

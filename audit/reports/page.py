@@ -15,6 +15,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fl_audit.reports import words
+from fl_audit.reports.frontier import bare
 from fl_audit.reports.frontier_chart import key_of
 from fl_audit.reports.plots import rate_bar, swatch
 
@@ -52,6 +53,7 @@ def _environment(package: str) -> Environment:
     )
     environment.filters.update(
         {
+            "aggregate": words.aggregate,
             "percent": words.percent,
             "interval": words.interval,
             "number": words.number,
@@ -62,6 +64,7 @@ def _environment(package: str) -> Environment:
             "title_of": words.title,
             "listing": words.listing,
             "mix": words.mix,
+            "bare": bare,
             "breakable": _breakable,
             "upfirst": words.upfirst,
             "page_name": page_name,

@@ -32,6 +32,7 @@ from fl_audit.reports.facts import (
     GuessFacts,
     MetricFacts,
     ModelFacts,
+    OwnProtection,
     Recognisability,
     RunFacts,
     Scenario,
@@ -68,6 +69,7 @@ __all__ = [
     "MetricStats",
     "Model",
     "ModelFacts",
+    "OwnProtection",
     "PositiveControl",
     "Reason",
     "Recognisability",
@@ -106,11 +108,22 @@ class Leak(Model):
     images: int = Field(ge=0, description="images that there were to leak, as far as known")
     graded: int = Field(ge=0, description="of these, scored and judged for at least one attack")
     recognisable: int = Field(ge=0, description="of the graded, recognisable by at least one attack")
+    updates: int | None = Field(
+        None,
+        ge=0,
+        description="updates that the graded images are of; null in a run graded before it was kept",
+    )
+    updates_recognised: int | None = Field(
+        None, ge=0, description="of these, with at least one recognisable image; null likewise"
+    )
     leak_rate: float | None = Field(ge=0, le=1, description="recognisable / graded; null if none graded")
     leak_rate_ci: tuple[float, float] | None = Field(None, description="95% interval")
     ci_method: str | None = Field(None, description="how the interval was computed")
     failed: dict[FailedStatus, int] = Field(
         {}, description="images (whole updates where images are unknown) that no attack was graded on"
+    )
+    aggregate_of: list[int] = Field(
+        [], description="clients in the means that were attacked; empty: single clients' updates were"
     )
     partly_failed: int = Field(0, ge=0, description="graded images on which another attack was not graded")
     metrics: dict[str, MetricStats] = {}
@@ -119,6 +132,11 @@ class Leak(Model):
     def failed_count(self) -> int:
         """Images that were not graded, whatever the cause."""
         return sum(self.failed.values())
+
+    @property
+    def not_attempted(self) -> int:
+        """Of these, images that no attack tried to reconstruct."""
+        return self.failed.get("not-attempted", 0)
 
 
 class AttackLeak(Leak):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fl_audit.core.seeding import derive_seed
+from fl_audit.core.types import EVERYONE
 from fl_audit.metrics import leak_rate
 from fl_audit.reports._base import CONTROL, FailedStatus, rounded
 from fl_audit.reports.frontier import frontier_of
@@ -34,7 +35,12 @@ from fl_audit.reports.schema import (
 
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
-_STATUS_ORDER: tuple[FailedStatus, ...] = ("client-failed", "unscored", "attack-failed")
+_STATUS_ORDER: tuple[FailedStatus, ...] = (
+    "client-failed",
+    "unscored",
+    "attack-failed",
+    "not-attempted",
+)
 
 POWER_WORDS = {
     "yes": "the attack has power here",
@@ -65,6 +71,12 @@ class _Item:
     def failure(self) -> FailedStatus | None:
         found = {finding.status for finding in self.findings}
         return None if "graded" in found else next(s for s in _STATUS_ORDER if s in found)
+
+    @property
+    def update(self) -> tuple[int, int]:
+        """Which update it was in: a client's of a round, or the round's aggregate."""
+        together = any(finding.aggregate_of is not None for finding in self.findings)
+        return self.round, EVERYONE if together else self.client
 
 
 def summarise(
@@ -208,10 +220,13 @@ class _Counter:
             "images": sum(item.image is not None for item in items),
             "graded": len(graded),
             "recognisable": sum(recognisable),
+            "updates": len({item.update for item in graded}),
+            "updates_recognised": len({item.update for item in graded if item.recognisable}),
             "leak_rate": rate,
             "leak_rate_ci": interval,
             "ci_method": method,
             "failed": dict(sorted(Counter(i.failure for i in items if i.failure is not None).items())),
+            "aggregate_of": sorted({f.aggregate_of for f in findings if f.aggregate_of is not None}),
             "partly_failed": sum(len(item.graded) < len(item.findings) for item in graded),
             "metrics": {
                 metric.name: _stats(

@@ -12,6 +12,7 @@ NOT_THE_SERVER = "not against the server"
 
 FAILED_WORDS: dict[FailedStatus, str] = {
     "attack-failed": "the attack gave no image",
+    "not-attempted": "not attempted",
     "client-failed": "the client sent nothing usable",
     "unscored": "could not be scored",
 }
@@ -84,18 +85,51 @@ def mix(counts: Sequence[int], classes: Sequence[str], most: int = 8) -> str:
 
 
 def circumstance(defense: DefenseBase) -> str:
-    """``without defense`` or ``under dp``."""
-    return "without defense" if defense.baseline else f"under {defense.name}"
+    """``without defense`` or ``under dp``; of an app ``as the app is (…)``, since it may bring its own."""
+    if defense.own is None:
+        return "without defense" if defense.baseline else f"under {defense.name}"
+    brings = f"its own: {listing(_names(defense))}" if defense.own else "none of its own found"
+    if defense.baseline:
+        return f"as the app is (no defense added; {brings})"
+    return f"under {defense.name}" + (
+        f" on top of the app's {listing(_names(defense))}" if defense.own else ""
+    )
 
 
 def title(defense: DefenseBase) -> str:
     """The defense as a heading."""
-    return "No defense" if defense.baseline else defense.name
+    if defense.own is None:
+        return "No defense" if defense.baseline else defense.name
+    own = " + ".join(_names(defense))
+    if defense.baseline:
+        return f"As the app is: {own}" if own else "As the app is"
+    return f"{own} + {defense.name}" if own else defense.name
 
 
-def failed(leak: Leak) -> str:
-    """Why images were not graded, e.g. ``the attack gave no image: 2``; empty if all were."""
-    return "; ".join(f"{FAILED_WORDS[status]}: {amount}" for status, amount in leak.failed.items() if amount)
+def _names(defense: DefenseBase) -> list[str]:
+    """What an app brings itself, each name once."""
+    return list(dict.fromkeys(found.name for found in defense.own or ()))
+
+
+def failed(leak: Leak, but: FailedStatus | None = None) -> str:
+    """Why images were not graded, e.g. ``the attack gave no image: 2``; empty if all were.
+
+    ``but`` leaves one cause out.
+    """
+    return "; ".join(
+        f"{FAILED_WORDS[status]}: {amount}"
+        for status, amount in leak.failed.items()
+        if amount and status != but
+    )
+
+
+def aggregate(clients: Sequence[int]) -> str:
+    """What was attacked where that is no single client's update, e.g. ``the aggregate of 3 clients``."""
+    if not clients:
+        return ""
+    if len(clients) == 1:
+        return f"the aggregate of {count(clients[0], 'client')}"
+    return f"aggregates of {clients[0]} to {clients[-1]} clients"
 
 
 def rate(leak: Leak) -> str:

@@ -10,17 +10,24 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fl_audit.core.captures import list_captures, read_sent, read_update
+from fl_audit.core.captures import list_captures, read_cohort, read_sent, read_update
 from fl_audit.core.errors import CaptureError, ConfigError
 from fl_audit.core.files import write_json, write_text
 from fl_audit.core.images import write_png
 from fl_audit.core.registry import parse_params
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import CaptureKey, Scalar, TrainingDetails
+from fl_audit.core.types import (
+    EVERYONE,
+    CaptureKey,
+    Contribution,
+    Scalar,
+    TrainingDetails,
+    num_examples,
+)
 from fl_audit.reports.schema import ClientFacts, ClientFailure, DatasetFacts, ModelFacts, Utility
 from fl_audit.run.facts import AppScene, Scene
 from fl_audit.run.folder import RunFolder
-from fl_audit.run.grants import Grant, write_grant
+from fl_audit.run.grants import Grant, GrantedShare, write_grant
 from fl_audit.run.jobs import jobs
 from fl_audit.run.load import dump_config, resolve_config
 from fl_audit.run.manifest import write_manifest
@@ -70,7 +77,8 @@ def adopt_captures(
     if not keys:
         raise ConfigError(f"{root}: neither a run folder (no config.yaml) nor captures of audited(...)")
     details = None if training is None else _details(training)
-    rounds, clients = max(key.round for key in keys), max(key.client for key in keys) + 1
+    rounds = max(key.round for key in keys)
+    clients = max(client for key in keys for client in _clients(folder, key)) + 1
     overrides: dict[str, object] = {
         "model": model,
         "defenses": [slug for slug in slugs if slug != "none"],
@@ -98,7 +106,12 @@ def adopt_captures(
         training=details,
     )
     for key in keys:
-        write_grant(folder.knowledge_file(key), granted)
+        # Who took part in an aggregate, and with which weight, travels in clear.
+        shares = [
+            GrantedShare(weight=part.weight, num_examples=num_examples(part.metrics), training=details)
+            for part in _cohort(folder, key)
+        ]
+        write_grant(folder.knowledge_file(key), granted.model_copy(update={"cohort": shares}))
     scene = Scene(
         dataset=DatasetFacts(
             name="captures",
@@ -135,6 +148,15 @@ def write_pictures(folder: RunFolder) -> int:
     return count
 
 
+def _cohort(folder: RunFolder, key: CaptureKey) -> tuple[Contribution, ...]:
+    return read_cohort(folder.captures, key) if key.client == EVERYONE else ()
+
+
+def _clients(folder: RunFolder, key: CaptureKey) -> list[int]:
+    """Whose update a capture is, or whose aggregate."""
+    return [part.client for part in _cohort(folder, key)] or [key.client]
+
+
 def _details(text: str) -> TrainingDetails:
     names = list(TrainingDetails.__dataclass_fields__)
     values = parse_params("training", text, text, names)
@@ -166,8 +188,9 @@ def _record(folder: RunFolder, slug: str, clients: int) -> FederationRecord:
     times: dict[int, int] = {}
     for key in list_captures(folder.captures, slug):
         update = read_update(folder.captures, key)
-        in_clear[key.client] = dict(update.metrics)
-        times[key.client] = times.get(key.client, 0) + (update.error is None)
+        for client, metrics in update.in_clear().items():
+            in_clear[client] = dict(metrics)
+            times[client] = times.get(client, 0) + (update.error is None)
         if update.error is not None:
             failures.setdefault(key.client, []).append(ClientFailure(round=key.round, reason=update.error))
     return FederationRecord(

@@ -3,28 +3,34 @@
 What the app turned out to be, its model and how its clients train, is learned from the first federation.
 """
 
-import contextlib
 import shutil
 from pathlib import Path
 
-from fl_audit.core.captures import list_captures, read_truth, read_update
-from fl_audit.core.errors import CaptureError, FederationError
+from fl_audit.core.captures import list_captures, read_update
+from fl_audit.core.errors import FederationError
 from fl_audit.core.files import write_json, write_text
 from fl_audit.core.progress import Progress
-from fl_audit.core.types import GroundTruth, Reconstruction, Scalar
+from fl_audit.core.types import Reconstruction, Scalar
 from fl_audit.federation.apps import FROZEN, AppJob, AppOutcome, run_app
-from fl_audit.reports.schema import ClientFacts, ClientFailure, Utility, UtilityRound
+from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection, Utility, UtilityRound
 from fl_audit.run.app_control import control_of_app
-from fl_audit.run.app_scene import attackable, learned, without_arrays, write_app_scene
+from fl_audit.run.app_scene import aggregate_notes, attackable, learned, without_arrays, write_app_scene
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
-from fl_audit.run.grants import grant, write_grant
+from fl_audit.run.grants import grant_capture, write_grant
 from fl_audit.run.jobs import jobs
 from fl_audit.run.load import dump_config
+from fl_audit.run.originals import truths_of
 from fl_audit.run.record import FederationRecord, write_record
 from fl_audit.run.results import write_reconstruction
 from fl_audit.run.weights import CODE, RECIPE, VALUES
+
+AGGREGATE_ALONE = (
+    "The app aggregates securely: the server sees the weighted mean of a round's updates and no single one, "
+    "and that mean is what is attacked. Who took part, each one's num-examples, which are the weights, and "
+    "its other metrics travel in clear."
+)
 
 
 def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> RunConfig:
@@ -124,14 +130,22 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
                 text += "\nInstall what the app needs into this environment, e.g. pip install -e DIR"
             raise FederationError(f"{text}\n{log}")
         progress.note(f"{text}. What was captured until then is kept and attacked. {log}")
-    elif not usable and not outcome.secure:
+    elif not usable and outcome.secure is not None and outcome.secure.problems:
+        told = "; ".join(
+            f"round {number}: {why}" for number, why in list(outcome.secure.problems.items())[:5]
+        )
+        raise FederationError(
+            "the app aggregates securely (SecAgg+), and of no round the aggregate could be had: "
+            f"{told}\n{log}"
+        )
+    elif not usable:
         reasons = sorted({problem.reason for problem in outcome.failures})
         if reasons:
             raise FederationError(
                 f"the app ran to its end, but every client failed: {'; '.join(reasons[:5])}\n{log}"
             )
         raise FederationError(f"the app ran to its end, but no client was asked to train\n{log}")
-    for note in outcome.notes:
+    for note in (*outcome.notes, *aggregate_notes(outcome)):
         progress.note(note)
     for problem in outcome.failures[:10]:
         progress.note(f"client {problem.client} failed in round {problem.round}: {problem.reason}")
@@ -145,22 +159,27 @@ def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
     shape, classes = outcome.image_shape, outcome.classes
     for key in list_captures(folder.captures, slug):
         if reason is None and shape is not None and classes is not None:
-            truth: GroundTruth | None = None
-            with contextlib.suppress(CaptureError):  # a client that failed has none; its finding says so
-                truth = read_truth(folder.truth, key)
-            granted = grant(config.threat, truth, model=config.model, num_classes=classes, image_shape=shape)
+            truths, _ = truths_of(folder, key)  # a client that failed has none; its finding says so
+            granted = grant_capture(
+                config.threat,
+                read_update(folder.captures, key),
+                truths,
+                model=config.model,
+                num_classes=classes,
+                image_shape=shape,
+            )
             write_grant(folder.knowledge_file(key), granted)
     if reason is not None:
         for job in jobs(folder, config):
             if job.key.defense == slug:
-                write_reconstruction(job.folder, Reconstruction("failed", reason=reason))
+                write_reconstruction(job.folder, Reconstruction("failed", reason=reason, unattempted=reason))
 
 
 def _record(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> FederationRecord:
     in_clear: dict[int, dict[str, Scalar]] = {}
     for key in list_captures(folder.captures, slug):
-        update = read_update(folder.captures, key)
-        in_clear[key.client] = dict(update.metrics) or in_clear.get(key.client, {})
+        for client, metrics in read_update(folder.captures, key).in_clear().items():
+            in_clear[client] = dict(metrics) or in_clear.get(client, {})
     rounds = [
         UtilityRound(
             round=entry.round,
@@ -170,6 +189,8 @@ def _record(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug:
     ]
     last = outcome.accuracy[-1].clients if outcome.accuracy else {}
     return FederationRecord(
+        own=[OwnProtection(name=found.name, detail=found.detail) for found in outcome.own],
+        server_sees=AGGREGATE_ALONE if outcome.secure is not None else "",
         utility=Utility(rounds=rounds),
         clients=[
             ClientFacts(

@@ -5,7 +5,7 @@ import shutil
 import torch
 from torch import Tensor
 
-from fl_audit.core.captures import list_captures, read_truth
+from fl_audit.core.captures import list_captures
 from fl_audit.core.errors import AuditError, CaptureError
 from fl_audit.core.files import read_tensors, write_json
 from fl_audit.core.progress import Progress
@@ -17,6 +17,7 @@ from fl_audit.run.control import capture_control
 from fl_audit.run.facts import read_scene
 from fl_audit.run.folder import CONTROL, RunFolder
 from fl_audit.run.negative import write_pool
+from fl_audit.run.originals import originals
 from fl_audit.run.weights import RECIPE, model_spec
 
 ENOUGH = 8
@@ -69,7 +70,7 @@ def _images(folder: RunFolder, slug: str, classes: int) -> tuple[Tensor, Tensor]
     if sum(len(images) for images, _ in found) < ENOUGH:
         for key in list_captures(folder.captures, slug):
             try:
-                truth = read_truth(folder.truth, key).unique()
+                truth = originals(folder, key)
             except CaptureError:
                 continue
             found.append((truth.images, truth.labels))

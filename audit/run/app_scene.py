@@ -1,20 +1,23 @@
 """What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
 
-from fl_audit.core.captures import list_captures, read_truth, read_update
+from fl_audit.core.captures import list_captures, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
 from fl_audit.core.losses import CROSS_ENTROPY, known_loss
 from fl_audit.federation.apps import AppOutcome
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
+from fl_audit.reports.words import spans
 from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import AppScene, Scene
 from fl_audit.run.folder import RunFolder
+from fl_audit.run.originals import originals
 from fl_audit.strategies._content import short
 
 FEW = 64
 """Images in an update up to which labels are granted unless the user says otherwise: attacks attempt no more
 than this without labels, and as many as there are with them."""
+
 
 MOST = 8
 """Arrays that are listed."""
@@ -41,7 +44,7 @@ def learned(
         _keep_only(folder, slug, set(updated.attacked_rounds()))
     if settings.labels is None:
         few = _most_images(folder, slug) <= FEW
-        updated = updated.model_copy(update={"threat": config.threat.model_copy(update={"labels": few})})
+        updated = updated.model_copy(update={"threat": updated.threat.model_copy(update={"labels": few})})
     found = None if outcome.loss is None else known_loss(outcome.loss)
     if found is not None and config.threat.loss == CROSS_ENTROPY:
         threat = updated.threat.model_copy(update={"loss": outcome.loss})
@@ -86,11 +89,6 @@ def without_arrays(folder: RunFolder, slug: str) -> str | None:
 
 def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
     """Why the captures cannot be attacked; None if they can."""
-    if outcome.secure:
-        return (
-            "the app aggregates securely (SecAgg+): what each client sends is masked and holds no gradient "
-            "for the server; it sees the aggregate alone"
-        )
     if outcome.image_shape is None:
         reasons = sorted({problem.reason for problem in outcome.truth_missing})
         why = "; ".join(reasons[:3]) or "no training was captured"
@@ -113,6 +111,27 @@ def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
             "no arguments that builds it: --model module:function"
         )
     return None
+
+
+def aggregate_notes(outcome: AppOutcome) -> list[str]:
+    """How the mean of each round of a federation that aggregates securely was had, a sentence each."""
+    if outcome.secure is None:
+        return []
+    how, notes = outcome.secure.how, []
+    if unmasked := [number for number, way in how.items() if way == "unmasked"]:
+        notes.append(
+            f"{'Rounds' if len(unmasked) > 1 else 'Round'} {spans(unmasked)}: the aggregate is the sum that "
+            "the server takes the masks off, from the masked vectors and the shares that were recorded."
+        )
+    for number, why in sorted(outcome.secure.problems.items()):
+        if how.get(number) == "next model":
+            notes.append(
+                f"Round {number}: the aggregate is the global model that came after, since the app's "
+                f"strategy averages; the sum itself could not be had: {why}."
+            )
+        else:
+            notes.append(f"Round {number}: not attacked, the aggregate could not be had: {why}.")
+    return notes
 
 
 def write_app_scene(
@@ -168,8 +187,13 @@ def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: 
         words.append(f"Normalisation of the images: {outcome.normalisation}.")
     if outcome.image_shape is None:
         words.append(_seen(folder, slug))
-    if outcome.secure:
-        words.append("It aggregates securely (SecAgg+): single updates reach the server masked.")
+    if outcome.secure is not None:
+        words.append(
+            "It aggregates securely (SecAgg+): single updates reach the server masked. What is attacked is "
+            "what the server learns of a round, the weighted mean of its clients' updates, as one update "
+            "with the images of all of them."
+        )
+        words += aggregate_notes(outcome)
     words += [f"{note[:1].upper()}{note[1:]}." for note in outcome.notes]
     if outcome.failure is not None:
         words.append(f"It did not run to its end: {outcome.failure.text}.")
@@ -195,7 +219,7 @@ def _most_images(folder: RunFolder, slug: str) -> int:
     most = 0
     for key in list_captures(folder.captures, slug):
         try:
-            most = max(most, len(read_truth(folder.truth, key).unique().images))
+            most = max(most, len(originals(folder, key)))
         except CaptureError:
             continue
     return most
@@ -206,5 +230,5 @@ def _keep_only(folder: RunFolder, slug: str, rounds: set[int]) -> None:
     for key in list_captures(folder.captures, slug):
         if key.round not in rounds:
             for root in (folder.captures, folder.truth):
-                for ending in ("json", "safetensors"):
-                    (root / slug / f"{key.stem}.{ending}").unlink(missing_ok=True)
+                for path in (root / slug).glob(f"r{key.round:03d}-*"):
+                    path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ A federation that was interrupted starts again: it is deterministic, so its capt
 """
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,7 +13,7 @@ from fl_audit.core.defended import DefendedModel
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.training import Exposure
-from fl_audit.core.types import Scalar, Update
+from fl_audit.core.types import Scalar
 from fl_audit.core.units import ImageData
 from fl_audit.data import Splits, client_splits
 from fl_audit.federation import FederationResult, FederationSpec, Training, run_federation
@@ -125,7 +124,7 @@ def _capture(
     in_clear: dict[int, dict[str, Scalar]] = {}
     for key in list_captures(folder.captures, slug):
         update = read_update(folder.captures, key)
-        for client, metrics in _metrics(update).items():
+        for client, metrics in update.in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
         truths, _ = truths_of(folder, key)  # a client that failed has none; its finding says so
         granted = grant_capture(
@@ -148,13 +147,6 @@ def _capture(
     held = [len(federation.train_indices(client)) for client in range(config.federation.clients)]
     exposures = [Exposure(rate=training.rate(n), steps=training.steps(n)) for n in held]
     write_record(folder.federation(slug), _record(result, exposures, in_clear))
-
-
-def _metrics(update: Update) -> dict[int, Mapping[str, Scalar]]:
-    """What each client of a capture sent in clear."""
-    if update.cohort:
-        return {part.client: part.metrics for part in update.cohort}
-    return {update.key.client: update.metrics}
 
 
 def _record(

@@ -82,7 +82,9 @@ class ThreatConfig(_Section):
     )
     labels: bool = Field(True, description="whether the true labels are granted besides")
     loss: str = Field(
-        "cross-entropy", description="the clients' loss: cross-entropy, or module:function(logits, labels)"
+        "cross-entropy",
+        description="the clients' loss: cross-entropy, cross-entropy(label_smoothing=0.1), or "
+        "module:function(logits, labels)",
     )
     sends: Sends | None = Field(
         None, description="what clients send: weights, delta or gradient; null: told from the magnitudes"

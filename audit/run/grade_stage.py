@@ -36,7 +36,7 @@ from fl_audit.run.facts import guess_facts, read_scene, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 from fl_audit.run.jobs import Job, jobs
 from fl_audit.run.negative import negative_control
-from fl_audit.run.originals import Originals, looked_at, originals
+from fl_audit.run.originals import Originals, aggregate_of, looked_at, originals
 from fl_audit.run.record import defense_facts
 from fl_audit.run.results import read_reconstruction
 from fl_audit.run.sets import SetCollector
@@ -56,6 +56,7 @@ class _Graded:
     client_failed: bool
     reason: str | None
     empty: bool = False
+    aggregate_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
         result = read_reconstruction(job.folder)
     except CaptureError as error:
         reason = f"not attacked: {error}" if job.result.exists() else "not attacked yet"
+        result = Reconstruction("failed", unattempted=None if job.result.exists() else reason)
     try:
         truth = originals(folder, job.key)
     except NoImages:
@@ -142,7 +144,8 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
             partner = match(truth.images, result.images)
             scores = _scores(truth.images, result.images, partner, units, contexts.read(job.key, truth))
     client_failed = reason is not None and _client_failed(folder, job.key)
-    return _Graded(job, truth, result, partner, scores, client_failed, reason, empty)
+    together = aggregate_of(folder, job.key)
+    return _Graded(job, truth, result, partner, scores, client_failed, reason, empty, together)
 
 
 def _scores(
@@ -226,10 +229,13 @@ def _line(
         values = {name: _number(scores.values[image]) for name, scores in graded.scores.items()}
         why = {name: scores.reasons[image] for name, scores in graded.scores.items()}
         unmeasured = {name: why[name] or "not a number" for name in per_image if values[name] is None}
-        reason = reason or (NO_PARTNER if row < 0 else None)
+        reason = reason or ((result.unattempted or NO_PARTNER) if row < 0 else None)
     if status is None:
         if reason is not None:
-            status = "client-failed" if graded.client_failed else "attack-failed"
+            tried = result.unattempted is None
+            status = (
+                "client-failed" if graded.client_failed else "attack-failed" if tried else "not-attempted"
+            )
         elif values[RecognisabilityRule.metric] is None:
             status, reason = "unscored", unmeasured[RecognisabilityRule.metric]
         else:
@@ -243,6 +249,7 @@ def _line(
         round=graded.job.key.round,
         client=client,
         image=None if truth is None or image is None else truth.places[image],
+        aggregate_of=graded.aggregate_of,
         attack=graded.job.spec,
         status=status,
         reason=reason,

@@ -51,6 +51,16 @@ def looked_at(folder: RunFolder, key: CaptureKey, config: RunConfig) -> list[int
     return clients[: config.attack.clients]
 
 
+def aggregate_of(folder: RunFolder, key: CaptureKey) -> int | None:
+    """Of how many clients a capture is the mean; None where it is one's, or damaged."""
+    if key.client != EVERYONE:
+        return None
+    try:
+        return len(read_cohort(folder.captures, key))
+    except CaptureError:
+        return None
+
+
 def truths_of(folder: RunFolder, key: CaptureKey) -> tuple[dict[int, GroundTruth], dict[int, str]]:
     """The truth of each client of a capture, and of the others why there is none.
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.training import Exposure
 from fl_audit.core.units import Defense, PrivacySpent
-from fl_audit.reports.schema import ClientFacts, DefenseFacts, SeenRound, Utility
+from fl_audit.reports.schema import ClientFacts, DefenseFacts, OwnProtection, SeenRound, Utility
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder, slugs
 from fl_audit.run.seen import seen_by_client
@@ -23,6 +23,8 @@ class FederationRecord(BaseModel):
     """``captures/DEFENSE/federation.json``.
 
     ``exposures`` says, by client, how often its examples enter a round's training; empty if not known.
+    ``own`` is what an audited app protects updates by, as far as found; null where no app of somebody's ran.
+    ``server_sees`` is what the server sees of it where that is not each update.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +33,8 @@ class FederationRecord(BaseModel):
     utility: Utility
     clients: list[ClientFacts]
     exposures: list[Exposure] = []
+    own: list[OwnProtection] | None = None
+    server_sees: str = ""
 
 
 def write_record(path: Path, record: FederationRecord) -> None:
@@ -80,7 +84,8 @@ def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> 
         delta=spent.delta if spent else None,
         privacy=words,
         against_server=spent is None or spent.against_server,
-        server_sees=defense.sees(),
+        own=record.own,
+        server_sees=" ".join(filter(None, (record.server_sees, defense.sees()))),
         utility=record.utility,
         clients=clients,
     )

@@ -48,6 +48,7 @@ def read_reconstruction(folder: Path) -> Reconstruction:
             iterations=facts["iterations"],
             notes=tuple(facts["notes"]),
             reason=facts["reason"],
+            unattempted=facts.get("unattempted"),  # older runs do not say
         )
     except (KeyError, TypeError) as error:
         raise CaptureError(f"{path}: not an attack's result") from error

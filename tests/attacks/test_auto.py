@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from fl_audit.attacks import AttackInterrupted, Problem, Task, attacks
+from fl_audit.attacks._probe import check_model
 from fl_audit.attacks.auto import small_and_smooth, total_of
 from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.inverting_gradients import InvertingGradients
@@ -160,4 +163,39 @@ def test_a_part_of_a_clock_ends_with_it() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [("lenet", True), ("convnet", False), ("resnet20-4", False)])
 def test_which_networks_are_small_and_smooth(name: str, expected: bool) -> None:
-    assert small_and_smooth(models.create(name).build((3, 32, 32), 10)) == expected
+    model = models.create(name).build((3, 32, 32), 10)
+    looks = check_model(model, torch.rand(1, 3, 32, 32), 10)
+    case = make_case()
+    problem = prepare(case.update, case.knowledge, seed=0, who="t", device=CPU, progress=Progress())
+    assert small_and_smooth(replace(problem, model=model, kinked=looks.kinked)) == expected
+
+
+class Functional(nn.Module):
+    """As many write it: no module for what has no weights."""
+
+    def __init__(self, pool: bool, kink: bool) -> None:
+        super().__init__()
+        self.conv, self.last, self.pool, self.kink = nn.Conv2d(1, 4, 3), nn.Linear(4, 10), pool, kink
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        features = functional.relu(features) if self.kink else torch.tanh(features)
+        features = functional.max_pool2d(features, 2) if self.pool else features
+        logits: Tensor = self.last(features.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("made", "kinked", "pooled"),
+    [
+        (Functional(pool=False, kink=False), False, False),
+        (Functional(pool=False, kink=True), True, False),
+        (Functional(pool=True, kink=False), True, True),
+        (nn.Sequential(nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4, 10)), True, True),
+        (nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.PReLU(), nn.Linear(4, 10)), True, False),
+        (nn.Sequential(nn.Flatten(), nn.Sigmoid(), nn.Linear(64, 10)), False, False),
+    ],
+)
+def test_functions_are_seen_like_modules(made: nn.Module, kinked: bool, pooled: bool) -> None:
+    looks = check_model(made, torch.rand(2, 1, 8, 8), 10)
+    assert (looks.kinked, looks.max_pooled) == (kinked, pooled)

@@ -88,3 +88,13 @@ def test_what_is_no_loss_is_refused_with_the_way_to_give_one(name: str, why: str
     with pytest.raises(KnowledgeError, match=rf"'dlg'.*module:function.*{why}" if ":" in name else why):
         find_loss(name, "dlg")
     assert find_loss("cross-entropy", "dlg") is mean_cross_entropy
+
+
+def test_smoothed_labels_are_those_of_the_definition() -> None:
+    logits, labels = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 3, 3, 1])
+    target = 0.8 * one_hot(labels, 5) + 0.2 / 5  # Szegedy et al. 2016, section 7
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    found = find_loss("cross-entropy(label_smoothing=0.2)", "test")
+    assert torch.allclose(found(logits, labels), expected, atol=1e-6)
+    with pytest.raises(KnowledgeError, match=r"label_smoothing=0\.1"):
+        find_loss("cross-entropy(x=1)", "test")

@@ -239,6 +239,8 @@ def test_the_number_of_images_comes_from_the_best_source() -> None:
     many = make_case(grant_labels=False, grant_training=False, metrics={"num-examples": 500})
     assert count(many) == (MAX_IMAGES, (MAX_IMAGES,))
     assert noted(prepared(many), "500")
+    assert "the update is of 500 images; 64 are attempted" in str(prepared(many).left_out)
+    assert prepared(unsaid).left_out is None
 
 
 @pytest.mark.parametrize("net", ["small", "dense", "norm"])

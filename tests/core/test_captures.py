@@ -1,5 +1,8 @@
+import contextlib
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from fl_audit.core.captures import (
     write_truth,
     write_update,
 )
+from fl_audit.core.durable import BEHIND, DiskQueue
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails, Update
 
@@ -175,3 +179,35 @@ def test_truth_comes_back_and_is_unique_by_image(tmp_path: Path) -> None:
     (tmp_path / "dp" / "r003-c02.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CaptureError, match="r003-c02"):
         read_truth(tmp_path, KEY)
+
+
+def test_what_goes_to_the_disk_later_is_there_at_once(tmp_path: Path) -> None:
+    queue = DiskQueue()
+    for client in range(3):
+        write_update(tmp_path, update(key=CaptureKey("none", 1, client)), later=queue)
+        assert (
+            read_update(tmp_path, CaptureKey("none", 1, client)).received.keys() == update().received.keys()
+        )
+    queue.add(tmp_path / "gone")  # replaced or removed meanwhile
+    queue.drain()
+    assert len(list_captures(tmp_path, "none")) == 3
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_whoever_writes_faster_than_the_disk_waits_for_it(tmp_path: Path) -> None:
+    """A pipe that nobody reads holds the disk's thread up."""
+    queue, pipe = DiskQueue(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    queue.add(pipe)
+
+    def write() -> None:
+        for _ in range(BEHIND):
+            queue.add(tmp_path / "x")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    writer.join(0.2)
+    assert writer.is_alive()
+    with contextlib.suppress(OSError), pipe.open("wb"):
+        writer.join(10)
+    assert not writer.is_alive()

@@ -15,6 +15,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fl_audit.cli.main import _run
+from fl_audit.core.aggregates import mean_update
+from fl_audit.core.captures import read_update, write_update
+from fl_audit.core.types import CaptureKey
 from fl_audit.federation.local_engine import run_local
 from fl_audit.federation.server_app import quiet_flower
 from fl_audit.reports.schema import read_summary
@@ -74,3 +77,25 @@ def test_they_are_attacked_given_model_shape_and_classes(
     summary = read_summary(tmp_path / "summary.json")
     assert summary.leak_rates() == {"none": None}
     assert _run(["attack", str(tmp_path), "--model", "lenet"]) == 2  # it has a config.yaml now
+
+
+def test_an_aggregate_is_attacked_as_one_update(tmp_path: Path) -> None:
+    federate(tmp_path / "single")
+    one, two = (read_update(tmp_path / "single/captures", CaptureKey("none", 1, who)) for who in (0, 1))
+    mean = mean_update(
+        "none",
+        1,
+        sent=one.sent,
+        mean={name: (value + two.received[name]) / 2 for name, value in one.received.items()},
+        clients={0: {"num-examples": 1}, 1: {"num-examples": 1}},
+    )
+    run = tmp_path / "run"
+    write_update(run / "captures", mean)
+    options = ["--model", "tests.e2e.test_captures_of_others:Net", "--num-classes", "4"]
+    options += ["--image-shape", "1,8,8", "--training", "learning_rate=0.1"]
+    assert _run(["attack", str(run), *options]) == 0
+    assert len(list(run.glob("reconstructions/none/r001-all/*/*_rec.png"))) == 2
+    assert _run(["grade", str(run)]) == 0
+    (defense,) = read_summary(run / "summary.json").defenses
+    assert [(client.client, client.rounds_participated) for client in defense.clients] == [(0, 1), (1, 1)]
+    assert defense.aggregate_of == [2]

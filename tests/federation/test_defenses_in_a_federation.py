@@ -1,6 +1,7 @@
 """What the server sees of a federation under defenses that act there, and what clients remember."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def test_under_dp_client_what_leaves_is_clipped_and_bare(tmp_path: Path) -> None
         flat, raw = (torch.cat([d.flatten() for d in one.delta().values()]) for one in (seen, bare))
         assert float(flat.norm()) == pytest.approx(0.01, rel=1e-3)
         torch.testing.assert_close(flat / flat.norm(), raw / raw.norm(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("key", ["num-examples", "train_loss"])
+def test_the_mean_under_secagg_is_weighted_as_the_strategy_weighs(tmp_path: Path, key: str) -> None:
+    """Flower's own FedAvg is the oracle: the model of round 2 is the mean of round 1."""
+    federation = replace(toy_spec(training=Training(batch_size=3)), strategy=f"fedavg:weighted_by_key={key}")
+    run(tmp_path, "secagg", federation=federation)
+    first, second = (update(tmp_path, number, EVERYONE) for number in (1, 2))
+    weights = [part.weight for part in first.cohort]
+    assert sum(weights) == pytest.approx(1)
+    if key != "num-examples":
+        assert max(weights) - min(weights) > 1e-3
+    for name, mean in first.received.items():
+        if mean.is_floating_point():
+            torch.testing.assert_close(mean, second.sent[name], rtol=1e-5, atol=1e-6)
 
 
 def test_under_secagg_the_mean_of_a_round_is_all_that_is_captured(tmp_path: Path) -> None:

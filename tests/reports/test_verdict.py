@@ -1,17 +1,10 @@
 import pytest
 
+from fl_audit.reports.caveats import caveats
+from fl_audit.reports.chance import chance, luck
 from fl_audit.reports.schema import Finding, GuessFacts, Summary
 from fl_audit.reports.summarise import summarise
-from fl_audit.reports.verdict import (
-    Kind,
-    caveats,
-    chance,
-    control_sentence,
-    headline,
-    judge_defense,
-    luck,
-    overall,
-)
+from fl_audit.reports.verdict import Kind, control_sentence, headline, judge_defense, overall
 from tests.reports import builders
 from tests.reports.builders import control, defense, facts, failure, finding
 
@@ -75,6 +68,26 @@ def test_all_failed_is_never_safe() -> None:
     assert verdict(control(0.9))[1] == "Under dp, nothing was attacked: nothing is shown about safety."
 
 
+def test_what_nobody_tried_is_told_from_what_failed() -> None:
+    crowd = "the update is of 100 images; 64 are attempted, since more cannot be told apart"
+    untried = [failure("dp", image=image, status="not-attempted", reason=crowd) for image in (1, 2, 3)]
+    lost = failure("dp", 2)
+    whole = summarise([*control(0.9), *lines("dp", 0.1), *untried, lost], facts(), [defense("dp")])
+    dp = whole.defenses[0]
+    assert dp.failed == {"attack-failed": 1, "not-attempted": 3}
+    assert (dp.failed_count, dp.not_attempted, dp.images, dp.graded) == (4, 3, 5, 1)
+    text = judge_defense(dp, whole).text
+    assert (
+        f"3 more were not attempted ({crowd}) and 1 more could not be graded (the attack gave no image: 1)"
+        in text
+    )
+    assert text.endswith("not shown to be safe.")
+    assert {reason.status for reason in dp.clients[0].reasons} == {"attack-failed", "not-attempted"}
+    kind, text = verdict([*control(0.9), *untried])
+    assert kind == "not-shown"
+    assert f"nothing could be graded (not attempted: 3): {crowd}" in text
+
+
 def test_several_reasons_are_left_to_the_list_of_problems() -> None:
     text = verdict([failure("dp"), failure("dp", client=1, reason="not a gradient of an image model")])[1]
     assert (
@@ -135,6 +148,31 @@ def test_a_control_that_reached_a_part_counts_where_chance_is_unlikely() -> None
     kind, text = verdict(mixed)
     assert kind == "none-found"
     assert "reach only part of the control" in text
+
+
+def test_images_of_one_update_count_once_beside_a_control_that_was_reached_in_part() -> None:
+    control_part = control(0.9, 0.9, 0.9, 0.9, 0.9, 0.1)
+    one = [finding("dp", 1, 0, image, ssim=0.1) for image in range(6)]
+    whole = summarise([*control_part, *one], facts(), [defense("dp")])
+    positive, dp = whole.controls.positive, whole.defenses[0]
+    assert positive is not None
+    assert (dp.graded, dp.updates, dp.updates_recognised) == (6, 1, 0)
+    # Six images of one update: C(6,5) / C(7,5) = 6 / 21. Taken for six updates it would be 6 / 792.
+    assert chance(positive, dp) == pytest.approx(6 / 21)
+    kind, text = verdict([*control_part, *one])
+    assert kind == "not-shown"
+    assert "none of 1 here, 5 of 6 in the control, which chance alone gives in 29% of cases" in text
+    # One update of two with a recognised image, however many images are: 6 C 5, 2 C 1 over 8 C 6, and less.
+    two = [finding("dp", 1, client, image, ssim=0.9 - 0.8 * client) for client in (0, 1) for image in (0, 1)]
+    dp = summarise([*control_part, *two], facts(), [defense("dp")]).defenses[0]
+    assert (dp.recognisable, dp.updates, dp.updates_recognised) == (2, 2, 1)
+    assert chance(positive, dp) == pytest.approx((1 + 6 * 2) / 28)
+    # An aggregate is one update, whoever's images are in it.
+    summed = [line.model_copy(update={"aggregate_of": 2}) for line in two]
+    dp = summarise([*control_part, *summed], facts(), [defense("dp")]).defenses[0]
+    assert (dp.updates, dp.updates_recognised) == (1, 1)
+    old = dp.model_copy(update={"updates": None, "updates_recognised": None, "recognisable": 0})
+    assert chance(positive, old) == pytest.approx(6 / 21)
 
 
 def test_another_attack_that_failed_is_said() -> None:

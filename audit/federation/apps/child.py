@@ -24,8 +24,19 @@ from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.grid import AppGrid, LoudApp
-from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.job import (
+    FROZEN,
+    HELD_OUT,
+    OUTCOME,
+    AppFailure,
+    AppJob,
+    AppOutcome,
+    Protection,
+    Secure,
+)
+from fl_audit.federation.apps.live import not_the_mean
 from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
+from fl_audit.federation.apps.protections import of_mods, of_strategies
 from fl_audit.federation.apps.watch import AppWitness, Watch
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
@@ -68,10 +79,10 @@ class _Run:
             keep=lambda number, client: rounds is None or number in rounds,
             budget=job.disk,
             most=job.attacked,
+            not_the_mean=not_the_mean,
         )
-        self._observer = AppObserver(
-            Path(job.out) / "truth", self._recorder, lambda n: self._tell({"round": n})
-        )
+        self._observer = AppObserver(Path(job.out) / "truth", self._on_round)
+        self._own: list[Protection] = []
         self._over = threading.Lock()
 
     def start(self) -> None:
@@ -85,6 +96,7 @@ class _Run:
             except BaseException as error:  # also an app that exits while it is imported
                 self._fail("import", error)
                 return
+            self._own += of_mods(client)
             if job.truth is not None:
                 self._observer.operator = import_object(job.truth, "truth")
             self._federate(server, client)
@@ -153,6 +165,7 @@ class _Run:
         """Write the outcome and end the process."""
         with self._over:
             watch, observer = self._watch, self._observer
+            self._recorder.drain()
             recipe = watch.complete_recipe()
             missing = watch.recipe_missing
             if recipe is not None:
@@ -162,8 +175,8 @@ class _Run:
             if self._recorder.left_out:
                 left = self._recorder.left_out
                 self._notes.append(
-                    f"{len(left)} captures from round {left[0].round}, client {left[0].client} on were not "
-                    f"written: they would take more than the {self._job.disk:,} bytes of --disk"
+                    f"{len(left)} captures from {left[0].stem} on were not written: they would take more "
+                    f"than the {self._job.disk:,} bytes of --disk"
                 )
             if watch.own_start:
                 self._notes.append(
@@ -187,7 +200,8 @@ class _Run:
                 training=observer.training,
                 normalisation=None if watch.normalisation is None else watch.normalisation.how,
                 torch=watch.called_model,
-                secure=self._recorder.secure,
+                secure=self._secure(),
+                own=[*self._own, *watch.protections],
                 notes=self._notes,
             )
             held = watch.held_out()
@@ -199,6 +213,15 @@ class _Run:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
+
+    def _on_round(self, number: int) -> None:
+        """A round begins: the server's strategy is alive."""
+        self._own += [found for found in of_strategies() if found not in self._own]
+        self._tell({"round": number})
+
+    def _secure(self) -> Secure | None:
+        rounds = self._recorder.secure
+        return Secure(how=dict(rounds.how), problems=dict(rounds.problems)) if rounds.seen else None
 
     def _problem(self, recipe: Recipe) -> str | None:
         """Why the recipe does not work in another process; only a user's own can still be wrong."""

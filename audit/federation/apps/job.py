@@ -90,6 +90,33 @@ class AppFailure(_Model):
     traceback: str = ""
 
 
+class Protection(_Model):
+    """Something by which an app itself protects its clients' updates.
+
+    Attributes:
+        name: what it is called.
+        kind: where it was found.
+        detail: what it does, and its settings, in words.
+    """
+
+    name: str
+    kind: Literal["mod", "strategy", "training"]
+    detail: str
+
+
+class Secure(_Model):
+    """How a federation that aggregates securely (SecAgg+) was captured: a round as one update, their mean.
+
+    Attributes:
+        how: by round, how the mean was had: the sum of the masked vectors without its masks, or the global
+            model that came after.
+        problems: by round, why it was not had by taking masks off.
+    """
+
+    how: dict[int, Literal["unmasked", "next model"]] = {}
+    problems: dict[int, str] = {}
+
+
 class AppOutcome(_Model):
     """What the process saw.
 
@@ -109,7 +136,8 @@ class AppOutcome(_Model):
         training: how the first client trained.
         normalisation: how it was found out what 0 and 1 of an image are, in words.
         torch: whether any model of PyTorch was called.
-        secure: whether the app aggregates securely (SecAgg).
+        secure: how it went, where the app aggregates securely; None where it does not.
+        own: what the app does to protect updates by itself, as far as it was found.
         notes: one sentence each.
     """
 
@@ -128,5 +156,6 @@ class AppOutcome(_Model):
     training: TrainingDetails | None = None
     normalisation: str | None = None
     torch: bool = False
-    secure: bool = False
+    secure: Secure | None = None
+    own: list[Protection] = []
     notes: list[str] = []

@@ -16,13 +16,11 @@ from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
 from fl_audit.federation.apps.job import Problem, RoundAccuracy
 from fl_audit.federation.truth import take
 from fl_audit.strategies._content import read_scalars
-from fl_audit.strategies.recorder import Keep, Recorded, Recorder, Sent
+from fl_audit.strategies._sent import Sent
+from fl_audit.strategies.recorder import Keep, Recorded, Recorder
 
 Operator = Callable[[int, int], tuple[Tensor, Tensor]]
 """The operator's own truth: (client, round) to images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``."""
-
-_SECAGG_STAGES = ("setup", "share_keys", "collect_masked_vectors", "unmask")
-"""What Flower's SecAgg+ workflow says in the config of its messages."""
 
 _TIMEOUT = 600.0  # seconds for a client to hand over its truth
 
@@ -32,7 +30,6 @@ class AppObserver:
 
     Args:
         truth: ``RUN/truth``.
-        recorder: what writes the captures.
         report: told of each round that begins.
 
     Attributes:
@@ -41,7 +38,7 @@ class AppObserver:
 
     operator: Operator | None = None
 
-    def __init__(self, truth: Path, recorder: "BudgetRecorder", report: Callable[[int], None]) -> None:
+    def __init__(self, truth: Path, report: Callable[[int], None]) -> None:
         self.failures: list[Problem] = []
         self.truth_missing: list[Problem] = []
         self.participation: Counter[int] = Counter()
@@ -50,7 +47,7 @@ class AppObserver:
         self.clients: Mapping[int, int] = {}
         self._accuracy: dict[int, dict[int, float]] = {}
         self._took_part: set[tuple[int, int]] = set()
-        self._root, self._recorder, self._report = truth, recorder, report
+        self._root, self._report = truth, report
 
     @property
     def accuracy(self) -> list[RoundAccuracy]:
@@ -59,12 +56,11 @@ class AppObserver:
 
     def trained(self, grid: Grid, recorded: Sequence[Recorded]) -> None:
         """Note failures and participation, fetch and seal the truth of what was captured."""
-        secure = self._recorder.secure
         for item in recorded:
             place = item.key.round, item.key.client
             self.participation[item.key.client] += item.arrived and place not in self._took_part
             self._took_part |= {place} if item.arrived else set()
-            if item.malformed is not None and not (secure and item.arrived):
+            if item.malformed is not None:
                 self.failures.append(
                     Problem(round=item.key.round, client=item.key.client, reason=item.malformed)
                 )
@@ -72,17 +68,12 @@ class AppObserver:
         if number not in self.rounds:
             self.rounds.append(number)
             self._report(number)
-        wanted = {item.node_id: item.key for item in recorded if item.written and item.arrived}
-        if secure:  # clients train in a later step of the round than the one that is captured
-            wanted |= {
-                item.node_id: item.key
-                for item in recorded
-                if item.arrived and item.key in self._recorder.wanted
-            }
+        wanted = {
+            item.node_id: item.key for item in recorded if (item.written or item.masked) and item.arrived
+        }
         rounds = {node: key.round for node, key in wanted.items()}
         for node, truth in take(grid, rounds, _TIMEOUT).items() if wanted else ():
-            if isinstance(truth, GroundTruth) or not secure:
-                self._seal(wanted[node], truth)
+            self._seal(wanted[node], truth)
 
     def evaluated(self, replies: Sequence[Message]) -> None:
         """Keep each client's accuracy on its own test images, for the round that is being evaluated."""
@@ -135,21 +126,27 @@ class BudgetRecorder(Recorder):
         budget: bytes.
         most: clients whose captures are kept of each round, those with the lowest numbers of the ones that
             take part in it; None: all. Messages may come one at a time, as in Flower's older API.
+        not_the_mean: see `Recorder`.
 
     Attributes:
-        wanted: captures that were to be written, whether they fit or not.
         left_out: captures that did not fit.
-        secure: whether messages of Flower's SecAgg+ workflow were seen.
         latest: round of the latest messages.
     """
 
-    def __init__(self, out: Path, *, defense: str, keep: Keep, budget: int, most: int | None = None) -> None:
-        super().__init__(out, defense=defense, keep=keep, clients=most)
+    def __init__(
+        self,
+        out: Path,
+        *,
+        defense: str,
+        keep: Keep,
+        budget: int,
+        most: int | None = None,
+        not_the_mean: Callable[[], str | None] | None = None,
+    ) -> None:
+        super().__init__(out, defense=defense, keep=keep, clients=most, not_the_mean=not_the_mean)
         self.latest = 0
         self._dropped: set[CaptureKey] = set()
-        self.wanted: set[CaptureKey] = set()
         self.left_out: list[CaptureKey] = []
-        self.secure = False
         self._budget, self._written = budget, 0
 
     def snapshot(self, messages: Iterable[Message]) -> list[Sent]:
@@ -162,7 +159,9 @@ class BudgetRecorder(Recorder):
         """Whether what a client does in the latest round is to be captured."""
         if self._keep is not None and not self._keep(self.latest, client):
             return False
-        return self._most is None or client in self._chosen.get(self.latest, ())
+        # A sum is that of all its clients, and so is what is known of them.
+        every = self._most is None or self.secure.seen
+        return every or client in self._chosen.get(self.latest, ())
 
     def discard(self, *roots: Path) -> None:
         """Remove what was kept until clients with lower numbers came, below ``roots``."""
@@ -182,25 +181,9 @@ class BudgetRecorder(Recorder):
         self._dropped.add(replace(key, client=last))
         return super()._choose(key)
 
-    def record(self, sent: Sent, reply: Message | None) -> Recorded:
-        """As `Recorder.record`, within the budget."""
-        with self._lock:
-            stage = sent.config.get("stage") in _SECAGG_STAGES
-            self.secure = self.secure or stage
-            self.wanted |= {sent.key} if sent.kept else set()
-            if stage and not sent.model.size:  # a step that agrees on keys, or ends the round
-                sent = replace(sent, kept=False)
-            elif sent.kept:
-                sent = replace(sent, kept=self._fits(sent, reply))
-            return super().record(sent, reply)
-
-    def _fits(self, sent: Sent, reply: Message | None) -> bool:
-        size = sent.model.size
-        if reply is not None and reply.has_content():
-            records = reply.content.array_records.values()
-            size += sum(len(array.data) for record in records for array in record.values())
+    def _fits(self, key: CaptureKey, size: int) -> bool:
         if self._written + size > self._budget:
-            self.left_out.append(sent.key)
+            self.left_out.append(key)
             return False
         self._written += size
         return True

@@ -17,9 +17,11 @@ from torch.nn.modules import module as module_hooks
 from fl_audit.core.types import GroundTruth
 from fl_audit.federation._calls import Call, images_in
 from fl_audit.federation._losses import Losses, SeenLoss
+from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.loss import loss_of, one_logit
 from fl_audit.federation.apps.normalise import Normalisation, find_normalisation, fits
 from fl_audit.federation.apps.origin import Norm, Origins, frozen_values, norm_of
+from fl_audit.federation.apps.protections import of_training
 from fl_audit.federation.witness import Witness
 from fl_audit.models.app_model import OneLogit, Recipe
 from fl_audit.strategies._content import named_arrays, read_arrays
@@ -71,6 +73,8 @@ class Watch:
         self.one_logit: OneLogit | None = None
         self.called: list[Norm] = []
         self.called_model = False
+        self.protections: list[Protection] = []
+        self._looked = False
         self.training = threading.Event()
         self._told_range, self._told_shape, self._told_model = input_range, image_shape, model
         self._held: list[tuple[Tensor, Tensor | None]] = []
@@ -151,6 +155,12 @@ class Watch:
             if mine.shape == value.shape and not torch.equal(mine.detach().cpu().to(value.dtype), value)
         ]
         self.own_start = self.own_start or own
+
+    def look_at_training(self) -> None:
+        """A client's optimiser is about to step, for the first time: see what protects its examples."""
+        if not self._looked:
+            self._looked = True
+            self.protections = of_training()
 
     def complete_recipe(self) -> Recipe | None:
         """The recipe with what the app does to images, once both are known."""
@@ -292,4 +302,5 @@ class AppWitness(Witness):
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not is_abandoned():
+            self._watch.look_at_training()
             super()._on_step(optimizer, args, kwargs)

@@ -1,0 +1,48 @@
+"""``fl-audit app`` on clients as many write them: mixed precision, accumulated gradients, smoothed labels."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from fl_audit.cli.main import _run
+from fl_audit.core.captures import read_truth
+from fl_audit.core.types import CaptureKey
+from fl_audit.run.folder import RunFolder
+from tests.e2e.apps import CLIENT, write_app
+
+PLAIN = """    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+"""
+STYLES = """    criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    if context.node_config["partition-id"] == 0:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = criterion(model(images), labels)
+        loss.backward()
+    else:
+        for image, label in zip(images.split(1), labels.split(1)):
+            loss = criterion(model(image), label) / len(images)
+            loss.backward()
+"""
+
+
+def test_mixed_precision_accumulated_gradients_and_smoothed_labels_are_understood(tmp_path: Path) -> None:
+    assert PLAIN in CLIENT
+    app = write_app(tmp_path, package="styles", client=CLIENT.replace(PLAIN, STYLES))
+    command = ["app", str(app), "--run-config", "batch=2", "--attack", "auto:iterations=20", "--seed", "3"]
+    assert _run([*command, "--out", str(tmp_path / "run")]) == 0
+    folder = RunFolder(tmp_path / "run")
+    assert folder.load_config().threat.loss == "cross-entropy(label_smoothing=0.1)"
+    for client in (0, 1):
+        truth = read_truth(folder.truth, CaptureKey("none", 1, client))
+        assert (len(truth.images), truth.training.batch_size, truth.training.local_steps) == (2, 2, 1)
+        assert truth.images.dtype == torch.float32
+    lines = [json.loads(line) for line in folder.findings.read_text().splitlines()]
+    errors = {
+        client: [
+            line["metrics"]["mse"] for line in lines if (line["defense"], line["client"]) == ("none", client)
+        ]
+        for client in (0, 1)
+    }
+    assert all(error < 1e-6 for error in errors[1])  # the sum of two parts is the gradient of the whole
+    assert all(error < 1e-2 for error in errors[0])  # bfloat16 rounds a gradient to three digits
