@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
 
+from fl_audit.attacks._operations import MAX_POOLS, any_of, operations
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.known_entries import KnownEntries, looks_sparsified
 from fl_audit.attacks.noise import noise_share
@@ -16,7 +16,7 @@ from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem
 from fl_audit.attacks.rows import SMALL_MODEL
 from fl_audit.attacks.schedules import CosineDecay, Plateau
-from fl_audit.attacks.starts import MeanImage
+from fl_audit.attacks.start_names import DESCRIPTION, STARTS, StartName
 
 NOISY = 0.05
 """Share of noise in the update below which it is not told from a gradient's own small entries."""
@@ -65,6 +65,7 @@ class InvertingGradients(OptimisationAttack):
         ge=1,
         description="factor on tv where a small network pools by maximum, whose gradient skips most pixels",
     )
+    start: StartName = Field("grey", description=DESCRIPTION)
     zeros: Literal["auto", "evidence", "missing"] = Field(
         "auto", description="what exact zeros of the update say; auto: missing if it looks pruned"
     )
@@ -78,7 +79,7 @@ class InvertingGradients(OptimisationAttack):
             priors=(TotalVariation(weight),) if weight else (),
             optimiser=SignedAdam(self.step_size, self.momentum),
             schedule=CosineDecay(),
-            start=MeanImage(),
+            start=STARTS[self.start],
             stopping=STUCK,
             settled=SETTLED,
             iterations=self.iterations,
@@ -88,7 +89,7 @@ class InvertingGradients(OptimisationAttack):
     def variation(self, problem: Problem) -> float:
         """The weight of total variation for the update at hand."""
         share = noise_share(list(problem.observed.values()))
-        weight = self.tv * (self.pooled if pools_and_is_small(problem.model) else 1.0)
+        weight = self.tv * (self.pooled if pools_and_is_small(problem) else 1.0)
         return weight + self.noisy_tv * (share if share >= NOISY else 0.0)
 
     def _is_pruned(self, problem: Problem) -> bool:
@@ -97,8 +98,8 @@ class InvertingGradients(OptimisationAttack):
         return self.zeros == "missing"
 
 
-def pools_and_is_small(model: nn.Module) -> bool:
+def pools_and_is_small(problem: Problem) -> bool:
     """Whether the gradient tells little of most pixels: by max pooling, and few weights besides."""
-    if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
+    if sum(parameter.numel() for parameter in problem.model.parameters()) > SMALL_MODEL:
         return False
-    return any(isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for module in model.modules())
+    return any_of(operations(problem.model, problem.shape), MAX_POOLS)
