@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
+from fl_audit.attacks._operations import KINKS, any_of, operations
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.analytic import Analytic
 from fl_audit.attacks.base import Attack
@@ -44,9 +45,6 @@ FIRST_LAYER: tuple[tuple[Attack, str], ...] = (
     (Spear(), "a linear layer with ReLU sees the images, and their activations explain its gradient"),
 )
 """Closed forms on a first linear layer, the cheapest first, and why one was chosen."""
-
-KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.MaxPool2d, nn.Hardtanh)
-"""Layers whose second derivatives vanish or jump, where L-BFGS on the squared error gets stuck."""
 
 
 @attacks.register("auto")
@@ -87,7 +85,7 @@ class Auto(Attack):
             found = self._exact(problem) or self._peeled(problem)
             if found is not None:
                 results[place] = found
-        smooth = [p for p in range(len(problems)) if p not in results and small_and_smooth(problems[p].model)]
+        smooth = [p for p in range(len(problems)) if p not in results and _smooth(problems[p])]
         for place, result in self._optimised(DeepLeakage(), problems, smooth, share=0.5).items():
             results[place] = _chosen(result, "dlg", "the network is small and smooth")
         hard = [p for p in range(len(problems)) if p not in results or not _solved(results[p])]
@@ -151,11 +149,22 @@ class Auto(Attack):
         return dict(zip(places, found, strict=True))
 
 
-def small_and_smooth(model: nn.Module) -> bool:
-    """Whether the squared error of gradients is smooth enough, and small enough, for L-BFGS."""
+def small_and_smooth(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the squared error of gradients is smooth enough, and small enough, for L-BFGS.
+
+    Where second derivatives vanish or jump, as with ReLU and max pooling, L-BFGS gets stuck.
+
+    Args:
+        model: in the mode in which the client ran it.
+        shape: ``(N, C, H, W)`` of its input.
+    """
     if sum(parameter.numel() for parameter in model.parameters()) > SMALL_MODEL:
         return False
-    return not any(isinstance(module, KINKED) for module in model.modules())
+    return not any_of(operations(model, shape), KINKS)
+
+
+def _smooth(problem: Problem) -> bool:
+    return small_and_smooth(problem.model, problem.shape)
 
 
 def misfit_of(problem: Problem, labels: Labels, images: Tensor) -> float:

@@ -1,11 +1,15 @@
 """`auto` chooses what theory says, says what it chose, and never returns less than its parts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from fl_audit.attacks import AttackInterrupted, Problem, Task, attacks
+from fl_audit.attacks._operations import MAX_POOLS, any_of, operations
 from fl_audit.attacks.auto import small_and_smooth, total_of
 from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.inverting_gradients import InvertingGradients
@@ -160,4 +164,45 @@ def test_a_part_of_a_clock_ends_with_it() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [("lenet", True), ("convnet", False), ("resnet20-4", False)])
 def test_which_networks_are_small_and_smooth(name: str, expected: bool) -> None:
-    assert small_and_smooth(models.create(name).build((3, 32, 32), 10)) == expected
+    model = models.create(name).build((3, 32, 32), 10).eval()
+    assert small_and_smooth(model, (1, 3, 32, 32)) == expected
+
+
+class Bent(nn.Module):
+    """A convolution and a function call, without a layer that shows it."""
+
+    def __init__(self, bend: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.bend = bend
+        self.layer = nn.Conv2d(1, 2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = self.bend(self.layer(images)).mean((2, 3))
+        return made
+
+
+BENDS: dict[str, tuple[Callable[[Tensor], Tensor], bool, bool]] = {
+    "sigmoid": (torch.sigmoid, False, False),
+    "gelu": (functional.gelu, False, False),
+    "average pooling": (lambda values: functional.avg_pool2d(values, 2), False, False),
+    "relu": (functional.relu, True, False),
+    "clamping": (lambda values: values.clamp(min=0), True, False),
+    "max pooling": (lambda values: functional.max_pool2d(values, 2), True, True),
+    "max pooling with places": (
+        lambda values: functional.max_pool2d(values, 2, return_indices=True)[0],
+        True,
+        True,
+    ),
+    "adaptive max pooling": (lambda values: functional.adaptive_max_pool2d(values, 2), True, True),
+    "a maximum over pixels": (lambda values: values.amax((2, 3), keepdim=True), True, True),
+}
+
+
+@pytest.mark.parametrize("name", BENDS)
+def test_functions_are_seen_like_layers(name: str) -> None:
+    bend, kinked, pooled = BENDS[name]
+    model = Bent(bend)
+    state = torch.get_rng_state()
+    assert small_and_smooth(model, (2, 1, 8, 8)) is not kinked
+    assert any_of(operations(model, (2, 1, 8, 8)), MAX_POOLS) is pooled
+    assert torch.equal(torch.get_rng_state(), state)

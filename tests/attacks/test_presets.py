@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from skimage.data import astronaut
-from torch import Tensor
-from torch.nn.functional import interpolate
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool2d
 
 from fl_audit.attacks import attacks
 from fl_audit.attacks.inverting_gradients import InvertingGradients
@@ -16,7 +16,7 @@ from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem, prepare
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import Reconstruction, TrainingDetails
-from tests.attacks.cases import CPU, Case, make_case
+from tests.attacks.cases import CPU, NETS, Case, make_case, pooling_net
 
 
 def problem_of(case: Case) -> Problem:
@@ -73,6 +73,24 @@ def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more() -> None:
         assert images is not None
         errors.append(float((images - photo).square().mean()))
     assert errors[1] < errors[0] / 2
+
+
+class PoolingByCall(nn.Module):
+    """Max pooling as many write it: no layer shows it."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return max_pool2d(values, 2)
+
+
+def test_max_pooling_by_function_call_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_call(shape: tuple[int, int, int], classes: int) -> nn.Module:
+        layers = list(pooling_net(shape, classes))
+        return nn.Sequential(*[PoolingByCall() if isinstance(x, nn.MaxPool2d) else x for x in layers])
+
+    monkeypatch.setitem(NETS, "by call", by_call)
+    attack = InvertingGradients()
+    assert weight_of(make_case("by call"), attack) == attack.tv * attack.pooled
+    assert weight_of(make_case("small"), attack) == attack.tv
 
 
 @pytest.mark.parametrize(("zeros", "masked"), [("auto", True), ("missing", True), ("evidence", False)])
