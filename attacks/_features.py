@@ -119,5 +119,5 @@ def _of_classes(layer: LastLayer, labels: Tensor) -> Features | None:
     left = fit.misfit**0.5
     if not left <= EXPLAINED:
         return None
-    present, members = labels.unique(return_inverse=True)
-    return Features(layer.name, fit.embeddings[present], members, left)
+    present = counts.nonzero()[:, 0]
+    return Features(layer.name, fit.embeddings[present], torch.searchsorted(present, labels), left)

@@ -34,9 +34,9 @@ def any_of(names: frozenset[str], parts: tuple[str, ...]) -> bool:
     return any(part in name for name in names for part in parts)
 
 
-class _Names(TorchDispatchMode):
+class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own hook
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
 
     def __torch_dispatch__(
