@@ -41,7 +41,7 @@ def images_shown(
     if not all(bool(torch.isfinite(value).all()) for value in moved) or looks_sparsified(moved):
         return None
     ranks = []
-    for name, module in _plain_linear(model, shape).items():
+    for name, module in plain_linear(model, shape).items():
         weight, bias = f"{name}.weight".lstrip("."), f"{name}.bias".lstrip(".")
         if weight in change:
             gradient = change[weight].detach().to("cpu", torch.float64)
@@ -62,7 +62,7 @@ def visible_rank(matrix: Tensor, rounding: float) -> int:
     return int((values > max(VISIBLE * noise, TINY * float(values[0]))).sum())
 
 
-def _plain_linear(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, nn.Linear]:
+def plain_linear(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, nn.Linear]:
     """The linear layers that see one vector for each image, by name; none if the model does not run."""
     found: dict[str, nn.Linear] = {}
 

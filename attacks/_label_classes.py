@@ -26,19 +26,21 @@ class ClassFit:
         real: before rounding, float64 ``(K,)``.
         scale: factor on the mean gradient.
         misfit: squared relative distance between the gradients seen and those of the estimate.
+        embeddings: mean one of each class's images, ``(K, D)``; of no meaning where there is none.
     """
 
     counts: Tensor
     real: Tensor
     scale: float
     misfit: float
+    embeddings: Tensor
 
 
-def fit_classes(layer: LastLayer, images: int) -> ClassFit:
-    """The best of several starts and scales."""
+def fit_classes(layer: LastLayer, images: int, *, counts: Tensor | None = None) -> ClassFit:
+    """The best of several starts and scales; ``counts``, int64 ``(K,)``, are held if given."""
     starts = (_absent_embedding(layer), layer.typical)
     candidates = [
-        _refine(layer, start, images, factor)
+        _refine(layer, start, images, factor, counts)
         for start in starts
         for factor in ([layer.scale] if layer.scale is not None else _scales(layer, start, images))
     ]
@@ -55,7 +57,9 @@ def _absent_embedding(layer: LastLayer) -> Tensor:
     return ratio if usable and bool(positive.any()) else layer.typical
 
 
-def _refine(layer: LastLayer, start: Tensor, images: int, factor: float) -> ClassFit:
+def _refine(
+    layer: LastLayer, start: Tensor, images: int, factor: float, known: Tensor | None = None
+) -> ClassFit:
     """Refine counts and class-wise embeddings in turn."""
     classes, gradient = layer.classes, layer.offset_gradient / factor
     embeddings = start.expand(classes, -1)
@@ -64,13 +68,13 @@ def _refine(layer: LastLayer, start: Tensor, images: int, factor: float) -> Clas
     best: ClassFit | None = None
     for _ in range(ROUNDS):
         real = images * (share @ probabilities - gradient)
-        counts = rounded(real, images)
+        counts = rounded(real, images) if known is None else known
         share = counts.double() / images
         embeddings = _class_embeddings(layer, embeddings, probabilities, share, factor)
         probabilities = layer.probabilities(embeddings)
         misfit = _misfit(layer, embeddings, probabilities, share, factor)
         if best is None or misfit < best.misfit:
-            best = ClassFit(counts, real, factor, misfit)
+            best = ClassFit(counts, real, factor, misfit, embeddings)
     if best is None:
         raise AttackFailed("labels could not be counted: the last layer's gradient is not finite")
     return best

@@ -101,8 +101,16 @@ class _State:
 
 
 def separable(layer: LastLayer, images: int) -> bool:
-    """Whether there are few enough images, and they all show."""
-    return images <= min(MAX_IMAGES, layer.classes - 1) and layer.rank >= images
+    """Whether there are few enough images, they all show, and wrong labels would leave a residual.
+
+    Columns of the gradient add up to zero, so that one class of K says nothing new; a trained bias gives
+    every image an equation more, and an unknown scale is one more unknown. With no more equations than
+    unknowns wrong labels can be solved for as well: without a bias, K - 1 images cannot be told.
+    """
+    equations = (layer.classes - 1 + (layer.bias_gradient is not None)) * images
+    unknowns = images**2 + (layer.scale is None)
+    few = images <= min(MAX_IMAGES, layer.classes - 1)
+    return few and equations > unknowns and layer.rank >= images
 
 
 def separate(layer: LastLayer, labels: Tensor, tries: int) -> Separation:

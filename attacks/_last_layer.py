@@ -28,6 +28,7 @@ class LastLayer:
         scale: factor on the mean gradient that the gradients have; None: unknown.
         steps: local steps that the gradients are summed over.
         rounding: standard deviation of the rounding error of the entries of ``weight_gradient``.
+        name: of the layer in the model.
     """
 
     weight: Tensor
@@ -38,6 +39,7 @@ class LastLayer:
     scale: float | None = 1.0
     steps: int = 1
     rounding: float = 0.0
+    name: str = ""
 
     @property
     def classes(self) -> int:
@@ -131,6 +133,7 @@ def last_layer(problem: Problem) -> LastLayer:
         scale=problem.gradient_scale,
         steps=steps,
         rounding=_rounding(problem, weight),
+        name=name,
     )
     return _without_decay(problem, layer)
 

@@ -2,23 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 
 from fl_audit.attacks._failed import AttackFailed
+from fl_audit.attacks._operations import KINKS, MAX_POOLS, Operations, any_of
 from fl_audit.attacks.plain_ops import needs_plain_ops
 from fl_audit.attacks.unroll import Unrolling, gradient_slopes
 from fl_audit.core.errors import ConfigError
-
-MAX_POOLS = frozenset(
-    {"max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"}
-)
-KINKS = frozenset({"relu", "relu6", "leaky_relu", "prelu", "hardtanh", "threshold"})
-"""Functions of PyTorch, by name, whatever module or call they come from."""
 
 BOUND = 128 * 2**20
 """Bytes that the graphs of all local steps may take before states are kept instead."""
@@ -55,7 +48,7 @@ def check_model(run: Callable[[Tensor], object], images: Tensor, num_classes: in
     made: list[object] = []
     try:
         # Without gradient, attention takes a shortcut that shows nothing.
-        with torch.enable_grad(), _Called() as called:
+        with torch.enable_grad(), Operations() as ran:
             needed = needs_plain_ops(lambda: made.append(run(images)))
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
@@ -72,22 +65,7 @@ def check_model(run: Callable[[Tensor], object], images: Tensor, num_classes: in
             f"the model granted to the attacker has {logits.shape[1]} outputs, and {num_classes} classes are "
             "granted (num_classes): both must be those of the clients"
         )
-    pools = bool(called.names & MAX_POOLS)
-    return Looks(plain=needed, kinked=pools or bool(called.names & KINKS), max_pooled=pools)
-
-
-class _Called(TorchFunctionMode):
-    """Remembers the names of what is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.names.add(getattr(func, "__name__", "").rstrip("_"))
-        return func(*args, **(kwargs or {}))
+    return Looks(needed, kinked=any_of(ran.seen, KINKS), max_pooled=any_of(ran.seen, MAX_POOLS))
 
 
 def in_bounded_memory(plans: Sequence[Unrolling], images: Tensor, labels: Tensor) -> tuple[bool, bool]:

@@ -13,6 +13,7 @@ from fl_audit.attacks.optimisers import LBFGS
 from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.schedules import Plateau
+from fl_audit.attacks.start_names import DESCRIPTION, STARTS, StartName
 from fl_audit.attacks.starts import NormalNoise
 from fl_audit.core.types import Reconstruction
 
@@ -49,6 +50,7 @@ class DeepLeakage(OptimisationAttack):
     success: float = Field(
         1e-4, ge=0, le=1, description="relative squared error of the gradient that counts as success"
     )
+    start: StartName = Field("noise", description=DESCRIPTION)
     scale: Literal["fitted", "exact"] = Field(
         "fitted", description="fitted: any factor on the gradient is forgiven; exact: as the paper has it"
     )
@@ -65,7 +67,7 @@ class DeepLeakage(OptimisationAttack):
         return Parts(
             objective=objective,
             optimiser=LBFGS(line_search=True),
-            start=NormalNoise(std=0.1),
+            start=NormalNoise(std=0.1) if self.start == "noise" else STARTS[self.start],
             # A solution is approached by a quarter every five steps; noise ends at a floor within fifteen.
             stopping=Plateau(checks=2, share=5e-2, enough=ENOUGH),
             agreement=0.1,

@@ -1,21 +1,24 @@
 """Inverting Gradients (Geiping et al. 2020): cosine distance, total variation, signed Adam."""
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from fl_audit.attacks._client_model import uses_batch_statistics
 from fl_audit.attacks._registry import attacks
+from fl_audit.attacks.bn_prior import BatchNormPrior
 from fl_audit.attacks.known_entries import KnownEntries, looks_sparsified
 from fl_audit.attacks.noise import noise_share
 from fl_audit.attacks.objectives import Cosine, Objective
 from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.optimisers import SignedAdam
 from fl_audit.attacks.parts import Parts
-from fl_audit.attacks.priors import TotalVariation
+from fl_audit.attacks.priors import Prior, TotalVariation
 from fl_audit.attacks.problem import Problem
 from fl_audit.attacks.rows import is_small
 from fl_audit.attacks.schedules import CosineDecay, Plateau
-from fl_audit.attacks.starts import MeanImage
+from fl_audit.attacks.start_names import DESCRIPTION, STARTS, StartName
 
 NOISY = 0.05
 """Share of noise in the update below which it is not told from a gradient's own small entries."""
@@ -37,7 +40,8 @@ class InvertingGradients(OptimisationAttack):
     restarts share one batch axis; the step size falls along a cosine, from twice the paper's, with less
     momentum; the start is grey, since most images are nearer to it than to noise; the best of the last
     iterates is returned; total variation weighs more where the update is noisy, and where max pooling and
-    few weights leave many pixels open; the zeros of a pruned update are no evidence; far fewer iterations.
+    few weights leave many pixels open; batch-norm statistics that clients in train mode give away are matched
+    (`bn_prior`); the zeros of a pruned update are no evidence; far fewer iterations.
     """
 
     paper: ClassVar[str] = (
@@ -64,6 +68,13 @@ class InvertingGradients(OptimisationAttack):
         ge=1,
         description="factor on tv where a small network pools by maximum, whose gradient skips most pixels",
     )
+    batch_norm: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the batch-norm statistics of the client's own batches, where clients in train "
+        "mode send what they follow from and the update is not noisy",
+    )
+    start: StartName = Field("grey", description=DESCRIPTION)
     zeros: Literal["auto", "evidence", "missing"] = Field(
         "auto", description="what exact zeros of the update say; auto: missing if it looks pruned"
     )
@@ -71,29 +82,41 @@ class InvertingGradients(OptimisationAttack):
     def _parts(self, problem: Problem) -> Parts:
         pruned = self._is_pruned(problem)
         objective: Objective = KnownEntries(Cosine()) if pruned else Cosine()
-        weight = self.variation(problem)
         return Parts(
             objective=objective,
-            priors=(TotalVariation(weight),) if weight else (),
+            priors=tuple(self._priors(problem)),
             optimiser=SignedAdam(self.step_size, self.momentum),
             schedule=CosineDecay(),
-            start=MeanImage(),
+            start=STARTS[self.start],
             stopping=STUCK,
             settled=SETTLED,
             iterations=self.iterations,
             restarts=self.restarts,
         )
 
+    def _priors(self, problem: Problem) -> Iterator[Prior]:
+        weight = self.variation(problem)
+        if weight:
+            yield TotalVariation(weight)
+        sent = uses_batch_statistics(problem.model) and problem.buffers_received
+        if self.batch_norm and sent and not _noise(problem):
+            yield BatchNormPrior(self.batch_norm, "inferred", needed=False)
+
     def variation(self, problem: Problem) -> float:
         """The weight of total variation for the update at hand."""
-        share = noise_share(list(problem.observed.values()))
         weight = self.tv * (self.pooled if pools_and_is_small(problem) else 1.0)
-        return weight + self.noisy_tv * (share if share >= NOISY else 0.0)
+        return weight + self.noisy_tv * _noise(problem)
 
     def _is_pruned(self, problem: Problem) -> bool:
         if self.zeros == "auto":
             return looks_sparsified(list(problem.observed.values()))
         return self.zeros == "missing"
+
+
+def _noise(problem: Problem) -> float:
+    """Share of noise in the update, 0 where it is not told from a gradient's own small entries."""
+    share = noise_share(list(problem.observed.values()))
+    return share if share >= NOISY else 0.0
 
 
 def pools_and_is_small(problem: Problem) -> bool:

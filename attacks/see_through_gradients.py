@@ -15,7 +15,7 @@ from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.priors import Norm, Prior, TotalVariation
 from fl_audit.attacks.problem import Problem
 from fl_audit.attacks.schedules import CosineDecay
-from fl_audit.attacks.starts import MeanImage
+from fl_audit.attacks.start_names import DESCRIPTION, STARTS, StartName
 
 
 @attacks.register("see-through-gradients")
@@ -53,6 +53,7 @@ class SeeThroughGradients(OptimisationAttack):
     norm: float = Field(1e-4, ge=0, description="weight of the mean square distance from grey")
     group: float = Field(0.1, ge=0, description="weight of the distance to the mean of the restarts")
     shift: int = Field(0, ge=0, le=64, description="largest shift in pixels by which restarts are aligned")
+    start: StartName = Field("grey", description=DESCRIPTION)
 
     def _parts(self, problem: Problem) -> Parts:
         objective: Objective = LayerDistance() if self.objective == "layers" else Cosine()
@@ -67,7 +68,7 @@ class SeeThroughGradients(OptimisationAttack):
             priors=tuple(prior for weight, prior in priors if weight),
             optimiser=SignedAdam(self.step_size),
             schedule=CosineDecay(),
-            start=MeanImage(),
+            start=STARTS[self.start],
             iterations=self.iterations,
             restarts=self.restarts,
         )

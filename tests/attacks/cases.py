@@ -63,7 +63,7 @@ def norm_net_without_dropout(shape: tuple[int, int, int], classes: int) -> nn.Mo
     return norm_net(shape, classes, dropout=0.0)
 
 
-def pooling_net(shape: tuple[int, int, int], classes: int) -> nn.Module:
+def pooling_net(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The small net of many tutorials: of four pixels next to each other, the gradient follows one."""
     channels, height, width = shape
     return nn.Sequential(

@@ -1,5 +1,6 @@
 """`auto` chooses what theory says, says what it chose, and never returns less than its parts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -170,32 +171,39 @@ def test_which_networks_are_small_and_smooth(name: str, expected: bool) -> None:
     assert small_and_smooth(replace(problem, model=model, kinked=looks.kinked)) == expected
 
 
-class Functional(nn.Module):
-    """As many write it: no module for what has no weights."""
+class Bent(nn.Module):
+    """A convolution and a function call, without a layer that shows it."""
 
-    def __init__(self, pool: bool, kink: bool) -> None:
+    def __init__(self, bend: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.conv, self.last, self.pool, self.kink = nn.Conv2d(1, 4, 3), nn.Linear(4, 10), pool, kink
+        self.bend = bend
+        self.layer = nn.Conv2d(1, 2, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.conv(images)
-        features = functional.relu(features) if self.kink else torch.tanh(features)
-        features = functional.max_pool2d(features, 2) if self.pool else features
-        logits: Tensor = self.last(features.mean((2, 3)))
-        return logits
+        made: Tensor = self.bend(self.layer(images)).mean((2, 3))
+        return made
 
 
-@pytest.mark.parametrize(
-    ("made", "kinked", "pooled"),
-    [
-        (Functional(pool=False, kink=False), False, False),
-        (Functional(pool=False, kink=True), True, False),
-        (Functional(pool=True, kink=False), True, True),
-        (nn.Sequential(nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4, 10)), True, True),
-        (nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.PReLU(), nn.Linear(4, 10)), True, False),
-        (nn.Sequential(nn.Flatten(), nn.Sigmoid(), nn.Linear(64, 10)), False, False),
-    ],
-)
-def test_functions_are_seen_like_modules(made: nn.Module, kinked: bool, pooled: bool) -> None:
-    looks = check_model(made, torch.rand(2, 1, 8, 8), 10)
+BENDS: dict[str, tuple[Callable[[Tensor], Tensor], bool, bool]] = {
+    "sigmoid": (torch.sigmoid, False, False),
+    "gelu": (functional.gelu, False, False),
+    "average pooling": (lambda values: functional.avg_pool2d(values, 2), False, False),
+    "relu": (functional.relu, True, False),
+    "a parametric relu": (nn.PReLU(), True, False),
+    "clamping": (lambda values: values.clamp(min=0), True, False),
+    "max pooling": (lambda values: functional.max_pool2d(values, 2), True, True),
+    "max pooling with places": (
+        lambda values: functional.max_pool2d(values, 2, return_indices=True)[0],
+        True,
+        True,
+    ),
+    "adaptive max pooling": (lambda values: functional.adaptive_max_pool2d(values, 2), True, True),
+    "a maximum over pixels": (lambda values: values.amax((2, 3), keepdim=True), True, True),
+}
+
+
+@pytest.mark.parametrize("name", BENDS)
+def test_functions_are_seen_like_layers(name: str) -> None:
+    bend, kinked, pooled = BENDS[name]
+    looks = check_model(Bent(bend), torch.rand(2, 1, 8, 8), 2)
     assert (looks.kinked, looks.max_pooled) == (kinked, pooled)

@@ -1,6 +1,7 @@
 """The parts of label inference against brute force, loops, finite differences and known embeddings."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,26 @@ def test_the_scale_is_found_with_the_embeddings() -> None:
     assert found.scale == pytest.approx(0.03, rel=1e-4)
     assert apart(found.embeddings, embeddings) < 1e-3
     assert infer(scaled, 4)[0].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("scale", [1.0, None], ids=["scale known", "scale unknown"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("classes", "labels"), [(3, (0, 1)), (5, (0, 1, 3, 3))], ids=str)
+def test_nothing_is_proved_that_other_labels_explain_as_well(
+    classes: int, labels: tuple[int, ...], bias: bool, scale: float | None
+) -> None:
+    true = torch.tensor(labels)
+    layer = replace(layer_of(true, classes=classes, bias=bias)[0], scale=scale)
+    assert separable(layer, len(labels)) is bias
+    wrong = []
+    for place in range(len(labels)):
+        for label in range(classes):
+            other = true.clone()
+            other[place] = label
+            if sorted(other.tolist()) != sorted(labels):
+                wrong.append(separate(layer, other, 2).proved)
+    # Without a bias there are as many equations as unknowns: wrong labels explain the gradient, too.
+    assert any(wrong) is not bias
 
 
 def test_more_images_than_classes_are_not_told_apart() -> None:

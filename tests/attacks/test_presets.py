@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from skimage.data import astronaut
-from torch import Tensor
-from torch.nn.functional import interpolate
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool2d
 
 from fl_audit.attacks import attacks
+from fl_audit.attacks.bn_prior import BatchNormPrior
 from fl_audit.attacks.inverting_gradients import InvertingGradients
 from fl_audit.attacks.known_entries import KnownEntries
 from fl_audit.attacks.objectives import Cosine
@@ -16,7 +17,7 @@ from fl_audit.attacks.priors import TotalVariation
 from fl_audit.attacks.problem import Problem, prepare
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import Reconstruction, TrainingDetails
-from tests.attacks.cases import CPU, Case, make_case
+from tests.attacks.cases import CPU, NETS, Case, make_case, pooling_net
 
 
 def problem_of(case: Case) -> Problem:
@@ -59,10 +60,15 @@ def test_total_variation_weighs_more_the_more_noise_there_is() -> None:
     assert InvertingGradients(tv=0, noisy_tv=0)._parts(problem_of(case)).priors == ()
 
 
-def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more() -> None:
+@pytest.fixture
+def photo() -> Tensor:
+    """A photograph, ``(1, 3, 32, 32)``."""
     picture = astronaut()[:256, :256]  # type: ignore[no-untyped-call]
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-    photo = interpolate(pixels, size=(32, 32), mode="area")
+    return interpolate(pixels, size=(32, 32), mode="area")
+
+
+def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more(photo: Tensor) -> None:
     case = make_case("pooling", shape=(3, 32, 32), labels=(1,), classes=4, images=photo)
     attack = InvertingGradients()
     assert weight_of(case, attack) == attack.tv * attack.pooled
@@ -73,6 +79,67 @@ def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more() -> None:
         assert images is not None
         errors.append(float((images - photo).square().mean()))
     assert errors[1] < errors[0] / 2
+
+
+def normed_pooling_net(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A small network with batch norm: what it computes says nothing of how bright an image is."""
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 12, 3, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(12, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(shape[1] * shape[2], classes),
+    )
+
+
+def test_statistics_that_clients_give_away_are_matched(
+    photo: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETS, "normed pooling", normed_pooling_net)
+
+    def trained(train: bool) -> Case:
+        training = TrainingDetails(train_mode=train)
+        return make_case(
+            "normed pooling", shape=(3, 32, 32), labels=(1,), classes=9, images=photo, training=training
+        )
+
+    def matches(case: Case) -> bool:
+        priors = InvertingGradients()._parts(problem_of(case)).priors
+        return any(isinstance(prior, BatchNormPrior) for prior in priors)
+
+    case = trained(True)
+    assert matches(case)
+    assert not matches(trained(False))
+    assert not matches(changed(case, noise=3.0)), "statistics under noise would mislead"
+    errors = []
+    for weight in (0, InvertingGradients().batch_norm):
+        images = run(f"inverting-gradients:iterations=60,batch_norm={weight}", case).images
+        assert images is not None
+        errors.append(float((images - photo).square().mean()))
+    assert errors[1] < 0.6 * errors[0]
+
+
+class PoolingByCall(nn.Module):
+    """Max pooling as many write it: no layer shows it."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return max_pool2d(values, 2)
+
+
+def test_max_pooling_by_function_call_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_call(shape: tuple[int, int, int], classes: int) -> nn.Module:
+        layers = list(pooling_net(shape, classes))
+        return nn.Sequential(*[PoolingByCall() if isinstance(x, nn.MaxPool2d) else x for x in layers])
+
+    monkeypatch.setitem(NETS, "by call", by_call)
+    attack = InvertingGradients()
+    assert weight_of(make_case("by call"), attack) == attack.tv * attack.pooled
+    assert weight_of(make_case("small"), attack) == attack.tv
 
 
 @pytest.mark.parametrize(("zeros", "masked"), [("auto", True), ("missing", True), ("evidence", False)])

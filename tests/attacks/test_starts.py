@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from fl_audit.attacks.feature_start import FeatureInversion
 from fl_audit.attacks.labels import Labels
 from fl_audit.attacks.optimisers import Adam
 from fl_audit.attacks.problem import Problem, prepare
@@ -31,6 +32,7 @@ STARTS: dict[str, Start] = {
     "pattern": Pattern(3),
     "mean": MeanImage(),
     "smooth": SmoothNoise(4),
+    "features": FeatureInversion(iterations=3),
     "given": Given(torch.full((2, 3, 10, 8), math.nan)),
 }
 
