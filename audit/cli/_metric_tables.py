@@ -23,6 +23,10 @@ def print_study(result: MetricsFile, console: Console | None = None) -> None:
     console.print(_scores(result))
     for metric, reason in _unmeasured(result).items():
         _say(console, f"{metric} was not measured: {reason}")
+    if result.with_itself:
+        _say(
+            console, "Every image was compared with itself: originals and reconstructions are the same files"
+        )
     if result.left_out:
         _say(console, f"{count(len(result.left_out), 'image')} without _ori or _rec in the name left out")
     if result.labels is not None:
