@@ -66,7 +66,7 @@ def together(parts: Sequence[Reconstructions]) -> Reconstructions:
 
 def _read(path: Path) -> Shard:
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as file:
         header = file.metadata() or {}
     lacking = [fact for fact in FACTS if fact not in header]
     if lacking:

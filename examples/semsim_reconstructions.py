@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from _semsim_networks import Picker, small_network
-from _semsim_shards import Fact
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, unfold
 
@@ -63,7 +62,7 @@ class Setting:
     start: str
     step: float
 
-    def facts(self, pictures: Pictures) -> dict[Fact, str]:
+    def facts(self, pictures: Pictures) -> dict[str, str]:
         """Where a shard came from."""
         return {
             "architecture": self.architecture.partition(":")[0],

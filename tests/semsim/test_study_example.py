@@ -66,7 +66,7 @@ def test_the_study_end_to_end(
 ) -> None:
     out = tmp_path / "study"
     ways = ["--setting", "plain", "--setting", "crop", "--setting", "ats-both"]
-    attack, calls = script.attack_setting, []  # type: ignore[var-annotated]
+    attack, calls = script.attack_setting, []
 
     def third_is_interrupted(setting: Any, *given: Any) -> Any:
         calls.append(str(setting))
