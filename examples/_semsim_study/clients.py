@@ -66,7 +66,7 @@ def network(
     """The network that the clients are sent, in eval mode; read from ``folder`` if it was trained before."""
     name = f"{setting.model}-{setting.way.augmentation}"
     path = folder / f"{slugs([name])[name]}.safetensors"
-    with seeded_globals(seed, "study", name):
+    with seeded_globals(seed, "study", setting.model):  # every training starts from the same weights
         model = models.create(setting.model).build(SHAPE, classes)
     if path.is_file():
         model.load_state_dict(read_tensors(path))
