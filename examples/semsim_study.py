@@ -149,7 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", choices=SETS, default="cifar10", help="the data set")
     add("--images", type=int, help=f"attacked in each setting; default {FULL.images}")
     add("--attack", help=f"default {FULL.attack}")
-    add("--train-steps", type=int, help=f"of every network before the attack; default {FULL.train_steps}")
+    add(
+        "--train-steps",
+        type=int,
+        help=f"of every network before the attack; default {FULL.train_steps}; 0 leaves them fresh; under "
+        "about 50, batch norm's statistics have not settled and attacks fail",
+    )
     add("--model", action="append", help=f"repeat; default {' and '.join(FULL.models)}")
     add("--setting", choices=[way.name for way in WAYS], action="append", help="repeat; default all")
     add("--labels", type=Path, help="people's answers on the pairs; default the oracle's labels")

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
+from fl_audit.core.progress import Progress
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = ["--images", "2", "--attack", "inverting-gradients:iterations=4", "--train-steps", "2"]
 SMALL += ["--model", "lenet", "--model", "convnet:width=2"]
@@ -155,6 +157,39 @@ def test_updates_are_gradients_of_the_victims_after_the_defense(part: Callable[[
                 assert gradient.numel() < 500 or float(gap.std()) == pytest.approx(1e-3, rel=0.1)
             else:
                 torch.testing.assert_close(-delta[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_every_training_starts_from_the_same_weights_and_is_kept(
+    part: Callable[[str], Any], tmp_path: Path
+) -> None:
+    settings, clients = part("settings"), part("clients")
+    images = torch.randint(256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    pictures = clients.Pictures("x", images, torch.arange(8) % 2)
+
+    def made(way: Any, steps: int, folder: Path) -> torch.nn.Module:
+        model: torch.nn.Module = clients.network(
+            settings.Setting("lenet", way),
+            pictures,
+            2,
+            steps=steps,
+            seed=0,
+            folder=folder,
+            device=torch.device("cpu"),
+            progress=Progress(),
+        )
+        return model
+
+    def values(model: torch.nn.Module) -> torch.Tensor:
+        return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+    plain, crop, ats, *_ = settings.WAYS
+    fresh = values(made(plain, 0, tmp_path / "fresh"))
+    assert torch.equal(fresh, values(made(crop, 0, tmp_path / "fresh")))
+    trained = [values(made(way, 2, tmp_path / "trained")) for way in (plain, crop, ats)]
+    assert all(not torch.equal(one, fresh) for one in trained)
+    assert not torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[1], trained[2])
+    assert torch.equal(values(made(ats, 2, tmp_path / "trained")), trained[2]), "read, not trained again"
 
 
 def test_crops_are_parts_of_the_framed_image(part: Callable[[str], Any]) -> None:
