@@ -10,17 +10,19 @@ gradients (cosine distance, total variation, signed Adam) or of deep leakage (sq
 what it has after 15, 40, 100 ... iterations. It differs from ``fl-audit attack`` in that each problem's
 gradient comes from per-image outer products, so that different clients share one batch. Each shard holds
 uint8 ``(N, 3, 32, 32)``: ``original``, ``victim`` (what the client trained on: the original after its own
-transformation) and ``reconstruction``, and ``kept``: how much of the original is left in the victim.
+transformation) and ``reconstruction``, and ``kept``: how much of the original is left in the victim. Its
+header says where it came from: ``architecture``, ``attack``, ``state`` and ``data_set``, so that one of them
+can be left out of a training (examples/semsim_ablations.py).
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
+from _semsim_networks import Picker, small_network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, unfold
 
@@ -33,10 +35,16 @@ from fl_audit.semsim.recipe import picture_sets
 from fl_audit.semsim.transforms import random_transform
 
 SNAPSHOTS = (8, 15, 40, 100, 200)
-ARCHITECTURES = ("lenet", "convnet:width=4", "small", "small", "small", "small", "small")
-
-
-T = TypeVar("T")
+ARCHITECTURES = (
+    "lenet",
+    "convnet:width=4",
+    "resnet20-4:factor=1",
+    "small",
+    "small",
+    "small",
+    "small",
+    "small",
+)
 
 
 @dataclass(frozen=True)
@@ -54,16 +62,14 @@ class Setting:
     start: str
     step: float
 
-
-class Picker:
-    """Draws one of several options."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def __call__(self, options: tuple[T, ...]) -> T:
-        """One of ``options``, each as likely as the others."""
-        return options[int(torch.randint(len(options), (1,), generator=self.generator))]
+    def facts(self, pictures: Pictures) -> dict[str, str]:
+        """Where a shard came from."""
+        return {
+            "architecture": self.architecture.partition(":")[0],
+            "attack": "inverting gradients" if self.cosine else "deep leakage",
+            "state": "trained" if self.trained else "fresh",
+            "data_set": pictures.name,
+        }
 
 
 def main() -> int:
@@ -84,7 +90,8 @@ def main() -> int:
         setting = draw_setting(generator)
         pictures = sets[int(torch.randint(len(sets), (1,), generator=generator))]
         shard = invert(setting, pictures, generator, options.problems)
-        write_tensors(options.out / f"{number:04d}.safetensors", shard, {"setting": repr(setting)})
+        facts = {**setting.facts(pictures), "setting": repr(setting)}
+        write_tensors(options.out / f"{number:04d}.safetensors", shard, facts)
         sys.stderr.write(f"{number}: {len(shard['original'])} images, {setting}\n")
     return 0
 
@@ -146,25 +153,6 @@ def build(setting: Setting, pictures: Pictures, generator: torch.Generator) -> n
     return model.eval().requires_grad_(False)
 
 
-def small_network(classes: int, generator: torch.Generator) -> nn.Module:
-    """Three to five convolutions of 8 to 24 channels, random activation and strides, one linear layer."""
-    pick = Picker(generator)
-    act: Callable[[], nn.Module] = pick((nn.ReLU, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Sigmoid))
-    width, size, before = pick((8, 12, 16)), 32, 3
-    layers: list[nn.Module] = []
-    for index in range(pick((3, 4, 5))):
-        # The second layer always halves the image: unfolded patches of large maps are what costs time.
-        stride = 2 if index == 1 else pick((1, 2)) if index and size > 8 else 1
-        size //= stride
-        kernel, after = 5 if index == 0 and pick((True, False)) else 3, width * (1 + index // 2)
-        layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), act()]
-        before = after
-    if size > 8 and pick((True, False)):
-        layers.append(pick((nn.MaxPool2d, nn.AvgPool2d))(2))
-        size //= 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * size * size, classes))
-
-
 def updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int, *, graph: bool) -> list[Tensor]:
     """Gradients of convolutions and linear layers for each ``batch`` images, ``(N / batch, ...)``."""
     kept: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -191,7 +179,8 @@ def updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int, *, gra
             bias = out.sum((2, 3))
         else:
             weight, bias = out[:, :, None] * inputs[:, None, :], out
-        rows = torch.cat([weight.flatten(1), bias], 1)
+        own = [weight.flatten(1)] if layer.bias is None else [weight.flatten(1), bias]
+        rows = torch.cat(own, 1)
         found.append(rows.reshape(-1, batch, rows.shape[1]).mean(1))
     return found
 

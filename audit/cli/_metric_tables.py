@@ -23,6 +23,10 @@ def print_study(result: MetricsFile, console: Console | None = None) -> None:
     console.print(_scores(result))
     for metric, reason in _unmeasured(result).items():
         _say(console, f"{metric} was not measured: {reason}")
+    if result.with_itself:
+        _say(
+            console, "Every image was compared with itself: originals and reconstructions are the same files"
+        )
     if result.left_out:
         _say(console, f"{count(len(result.left_out), 'image')} without _ori or _rec in the name left out")
     if result.labels is not None:
@@ -77,11 +81,15 @@ def _faithfulness(entries: list[Faithfulness]) -> Table:
         "Agreement with the labels (1 is perfect; in brackets the 95% interval)",
         ("metric", "pairs", "Spearman", "Kendall", "Pearson", "AUC"),
     )
-    for entry in sorted(entries, key=lambda entry: -(entry.spearman.value or -2)):
+    for entry in sorted(entries, key=lambda entry: -_or_last(entry.spearman.value)):
         if entry.pairs:
             figures = (entry.spearman, entry.kendall, entry.pearson, entry.auc)
             table.add_row(plain(entry.metric), str(entry.pairs), *map(_estimate, figures))
     return table
+
+
+def _or_last(correlation: float | None) -> float:
+    return -2.0 if correlation is None else correlation
 
 
 def _label_words(labels: LabelFacts) -> str:

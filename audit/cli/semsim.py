@@ -43,6 +43,8 @@ def _train(
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.", min=0)] = 0,
 ) -> None:
     """Train on the answers, calibrate on originals kept out, and write a weight file."""
+    writable(out, "--out")
+
     from fl_audit.cli._live import live_progress
     from fl_audit.core.errors import ConfigError
     from fl_audit.semsim.annotations import read_annotations

@@ -40,10 +40,11 @@ def open_image(data: bytes, where: str, image_size: int | None = None) -> Image.
         image.load()
         if "exif" in image.info:
             image = ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError:
+        raise ConfigError(f"{where}: far over the limit of {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ConfigError(f"{where}: not an image of a known format ({', '.join(FORMATS)})") from None
     except (
-        Image.DecompressionBombError,
         EOFError,
         IndexError,
         OSError,

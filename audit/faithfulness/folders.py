@@ -1,6 +1,7 @@
 """Pairs of original and reconstruction in image folders, matched by name."""
 
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The two files of one pair; ``name`` is the path below the folder, without suffix and mark."""
+    """The two files of one pair; ``name`` is the path below the folder (NFC), without suffix and mark."""
 
     name: str
     original: Path
@@ -56,8 +57,8 @@ def find_pairs(originals: Path, reconstructions: Path) -> Pairs:
     ``X_ori.png`` belongs to ``X_rec.png`` where the one folder has the first kind and the other the second;
     the two may be one folder, and images without a mark are left out. Otherwise ``X.png`` belongs to
     ``X.png``, and one folder given twice is compared with itself; a mark that only one side carries does
-    not count if no names are equal. Nor does the suffix of the format. Hidden files and files that are no
-    images are not looked at.
+    not count if no names are equal. Nor does the suffix of the format, nor how an accent is written in
+    Unicode. Hidden files and files that are no images are not looked at.
 
     Raises:
         ConfigError: a folder is missing or has no images, two files claim one name, or a file has no
@@ -73,7 +74,7 @@ def find_pairs(originals: Path, reconstructions: Path) -> Pairs:
         left_out = {path for path in everything - used if not path.stem.endswith((ORIGINAL, RECONSTRUCTION))}
         first = _named(originals, marked, ORIGINAL)
         second = _named(reconstructions, partners, RECONSTRUCTION)
-    elif {path.with_suffix("") for path in left}.isdisjoint(path.with_suffix("") for path in right):
+    elif {_name(path) for path in left}.isdisjoint(_name(path) for path in right):
         first, second = _named(originals, left, ORIGINAL), _named(reconstructions, right, RECONSTRUCTION)
     else:
         first, second = _named(originals, left, ""), _named(reconstructions, right, "")
@@ -147,11 +148,20 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def normal(name: str) -> str:
+    """A name in the one form of Unicode that names are compared in: file systems differ in it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _name(path: Path) -> str:
+    return normal(path.with_suffix("").as_posix())
+
+
 def _named(folder: Path, paths: list[Path], mark: str) -> dict[str, Path]:
     """Files by name without suffix and ``mark``."""
     named: dict[str, Path] = {}
     for path in paths:
-        name = path.with_suffix("").as_posix().removesuffix(mark)
+        name = _name(path).removesuffix(mark)
         if name in named:
             raise ConfigError(f"{folder / path}: {named[name].name} lies beside it and has the same name")
         named[name] = folder / path

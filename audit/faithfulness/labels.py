@@ -1,8 +1,9 @@
 """Judgements of recognisability by people or a stand-in: one number in [0, 1] for each pair.
 
 Two forms are read. JSON: ``{"judge": "who", "pairs": [{"id": "X", "label": 0.5, ...}, ...]}`` or the bare
-list of pairs. JSONL: one such object a line. ``pair`` may stand for ``id``; ``annotator`` tells several
-people's answers on one pair apart, whose mean is the label; any further field can serve as a group.
+list of pairs. JSONL: one such object a line. ``pair`` may stand for ``id`` and ``answer`` for ``label``, as
+in the annotations that SemSim is trained on; ``annotator`` tells several people's answers on one pair apart,
+whose mean is the label; any further field can serve as a group.
 """
 
 import json
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.faithfulness.folders import normal
 
 MAX_BYTES = 256 * 2**20
 SHOWN = 10
@@ -28,8 +30,12 @@ class _Row(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, coerce_numbers_to_str=True)
 
-    pair: str = Field(validation_alias=AliasChoices("id", "pair"), min_length=1)
-    label: Annotated[float, Field(strict=True, ge=0, le=1)]
+    pair: Annotated[str, AfterValidator(normal)] = Field(
+        validation_alias=AliasChoices("id", "pair"), min_length=1
+    )
+    label: Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
+        validation_alias=AliasChoices("label", "answer")
+    )
     annotator: str | None = None
 
 
@@ -125,7 +131,7 @@ def _rows(path: Path) -> tuple[dict[str, _Row], str]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: over the limit of {MAX_BYTES} bytes; are these labels?")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"--labels {path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -151,7 +157,7 @@ def _rows(path: Path) -> tuple[dict[str, _Row], str]:
 
 def _lines(path: Path, text: str) -> dict[str, Any]:
     items = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 items[f"line {number}"] = json.loads(line)

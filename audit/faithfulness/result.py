@@ -101,4 +101,5 @@ class MetricsFile(Model):
     misjudged: list[Misjudged] = []
     ranking: Ranking | None = None
     left_out: list[str] = Field([], description="images without a mark beside marked ones, not graded")
+    with_itself: bool = Field(False, description="whether every image was compared with itself")
     method: str = Field("", description="how the intervals were made")

@@ -116,6 +116,7 @@ def _result(
         agreement=agreement(measured),
         disagreement=disagreements(measured, graded.names, MOST_DISAGREEMENTS),
         left_out=[str(path) for path in pairs.left_out],
+        with_itself=pairs.with_itself,
     )
 
 

@@ -17,7 +17,9 @@ from fl_audit.semsim.train import Batch, Loss, Schedule, train
 from fl_audit.semsim.weights import Weights, packaged
 
 HELD_OUT = 0.2
-"""Share of the originals, with all their pairs, that calibrates and measures."""
+"""Share of the originals, with all their pairs, that calibrates and measures; more of few answers."""
+DRAWS = 50
+"""Draws of as many originals before one more is kept out."""
 FINE = 3e-4
 """Highest learning rate from the packaged weights on."""
 
@@ -100,16 +102,23 @@ def _split(annotations: Annotations, seed: int) -> tuple[Tensor, Tensor]:
     keys = [image.numpy().tobytes() for image in annotations.originals]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     groups = torch.tensor([numbers[key] for key in keys])
-    order = torch.randperm(len(numbers), generator=torch_generator(seed, "annotations kept out"))
-    chosen = torch.isin(groups, order[: max(1, round(HELD_OUT * len(order)))])
-    for name, rows in (("kept out", chosen), ("trained on", ~chosen)):
-        answers = annotations.answers[rows]
-        if not bool((answers > 0.5).any()) or not bool((answers < 0.5).any()):
-            raise ConfigError(
-                f"too few answers: of {len(keys)} pairs of {len(numbers)} originals, the {int(rows.sum())} "
-                f"{name} do not hold both recognised and unrecognised ones; annotate more originals"
-            )
-    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+    generator = torch_generator(seed, "annotations kept out")
+    for amount in range(max(1, round(HELD_OUT * len(numbers))), len(numbers) // 2 + 1):
+        for _ in range(DRAWS):
+            order = torch.randperm(len(numbers), generator=generator)
+            chosen = torch.isin(groups, order[:amount])
+            if _both(annotations.answers[chosen]) and _both(annotations.answers[~chosen]):
+                return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+    raise ConfigError(
+        f"too few answers: {len(keys)} pairs of {len(numbers)} originals cannot be split by originals so "
+        "that recognised and unrecognised ones are both in the part to train on and in the part kept out; "
+        "annotate more originals"
+    )
+
+
+def _both(answers: Tensor) -> bool:
+    """Whether there are recognised and unrecognised ones."""
+    return bool((answers > 0.5).any()) and bool((answers < 0.5).any())
 
 
 def _batches(annotations: Annotations, rows: Tensor, generator: torch.Generator) -> Iterator[Batch]:

@@ -1,7 +1,7 @@
 """The 50 operations that ATS searched over, by number, on 8-bit images. Facts from the paper's code."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from PIL import Image, ImageEnhance, ImageOps
@@ -10,6 +10,9 @@ Operation = Callable[[Image.Image, float, int], Image.Image]
 """From image, magnitude and sign (-1 or 1, where the operation has a direction) to image."""
 
 BOTH = "3-1-7/43-18-18"
+
+GEOMETRY = frozenset(("rotate", "translate-x", "translate-y", "shear-y"))
+"""Operations that move what is seen; the others change its colours in place."""
 
 OPERATIONS: tuple[tuple[str, int], ...] = (
     *(("invert", 7), ("contrast", 6), ("rotate", 2), ("translate-x", 9), ("sharpness", 1)),
@@ -46,10 +49,22 @@ def parse_policies(text: str) -> tuple[tuple[int, ...], ...]:
 
 def transform(image: Image.Image, policy: tuple[int, ...], rng: torch.Generator) -> Image.Image:
     """Apply the operations of ``policy`` in order; ``image`` is grey or RGB, 8 bits a channel."""
-    for number in policy:
+    return apply(image, policy, draw_signs(policy, rng))
+
+
+def draw_signs(policy: tuple[int, ...], rng: torch.Generator) -> tuple[int, ...]:
+    """The direction of each operation, -1 or 1."""
+    return tuple(1 if int(torch.randint(2, (1,), generator=rng)) else -1 for _ in policy)
+
+
+def apply(
+    image: Image.Image, policy: tuple[int, ...], signs: tuple[int, ...], only: Collection[str] | None = None
+) -> Image.Image:
+    """Apply the operations of ``policy`` in the directions ``signs``; those named in ``only``, or all."""
+    for number, sign in zip(policy, signs, strict=True):
         name, step = OPERATIONS[number]
-        sign = 1 if int(torch.randint(2, (1,), generator=rng)) else -1
-        image = _OPERATIONS[name](image, _magnitude(name, step), sign)
+        if only is None or name in only:
+            image = _OPERATIONS[name](image, _magnitude(name, step), sign)
     return image
 
 

@@ -1,6 +1,6 @@
 """ATS: clients train on images transformed by policies that were searched for to resist inversion."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,14 @@ from torch import Tensor
 
 from fl_audit.core.training import Batch, Learner
 from fl_audit.core.units import Defense
-from fl_audit.strategies.defenses._policies import BOTH, parse_policies, transform
+from fl_audit.strategies.defenses._policies import (
+    BOTH,
+    GEOMETRY,
+    apply,
+    draw_signs,
+    parse_policies,
+    transform,
+)
 from fl_audit.strategies.defenses._registry import defenses
 
 
@@ -51,12 +58,42 @@ class AutomaticTransformation(Defense):
     def batch(self, batch: Batch, learner: Learner, *, rng: torch.Generator) -> Batch:
         """Each image transformed by a policy drawn for it."""
         del learner
-        policies = parse_policies(BOTH if self.policy == "both" else self.policy)
-        changed = []
-        for pixels in batch.images.cpu():
-            chosen = policies[int(torch.randint(len(policies), (1,), generator=rng))]
-            changed.append(_pixels(transform(_image(pixels), chosen, rng)))
+        changed = [
+            _pixels(transform(_image(pixels), self._chosen(rng), rng)) for pixels in batch.images.cpu()
+        ]
         return replace(batch, images=torch.stack(changed).to(batch.images)) if changed else batch
+
+    def traced(self, images: Tensor, *, rng: torch.Generator) -> "Traced":
+        """What `batch` makes of images with an equal ``rng``, and where everything went."""
+        made, moved, inside = [], [], []
+        for pixels in images.cpu():
+            policy = self._chosen(rng)
+            signs = draw_signs(policy, rng)
+            made.append(_pixels(apply(_image(pixels), policy, signs)))
+            moved.append(_pixels(apply(_image(pixels), policy, signs, GEOMETRY)))
+            white = _image(torch.ones_like(pixels))
+            inside.append((_pixels(apply(white, policy, signs, GEOMETRY)) > 0.99).float().mean())
+        return Traced(torch.stack(made), torch.stack(moved), torch.stack(inside))
+
+    def _chosen(self, rng: torch.Generator) -> tuple[int, ...]:
+        """One of the policies, drawn for an image."""
+        policies = parse_policies(BOTH if self.policy == "both" else self.policy)
+        return policies[int(torch.randint(len(policies), (1,), generator=rng))]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Images after a policy, for judging what is left of them; N is not 0.
+
+    Attributes:
+        images: float32 ``(N, C, H, W)`` in [0, 1], what the client trains on.
+        moved: the same with the geometry alone changed and the colours as they were.
+        visible: share of the frame that shows a part of the original, ``(N,)`` in [0, 1].
+    """
+
+    images: Tensor
+    moved: Tensor
+    visible: Tensor
 
 
 def _image(pixels: Tensor) -> Image.Image:

@@ -1,6 +1,8 @@
 """Which file belongs to which, and what cannot be compared."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +200,24 @@ def test_unequal_sizes_name_both_files(tmp_path: Path) -> None:
     one, two = save(tmp_path / "a.png", pixels(0)), save(tmp_path / "b.png", pixels(0, side=32))
     with pytest.raises(ConfigError, match=r"b\.png: 32x32 pixels, its original .*a\.png has 16x16"):
         read(one, two)
+
+
+def test_accents_are_the_same_however_unicode_writes_them(tmp_path: Path) -> None:
+    composed, apart = "\u00e9t\u00e9", "e\u0301te\u0301"
+    left, right = fill(tmp_path / "l", f"{composed}_ori.png"), fill(tmp_path / "r", f"{apart}_rec.png")
+    assert list(names(left, right)) == [composed]
+    left, right = fill(tmp_path / "m", f"{apart}.png", "\u56fe.png"), fill(tmp_path / "s", "\u56fe.png")
+    save(right / f"{composed}.png", pixels(0))
+    assert list(names(left, right)) == [composed, "\u56fe"]
+    with pytest.raises(ConfigError, match="has the same name"):
+        find_pairs(fill(tmp_path / "n", f"{composed}.png", f"{apart}.png"), right)
+
+
+def test_a_header_that_claims_a_huge_image_is_refused_before_decoding(tmp_path: Path) -> None:
+    huge = bytearray(png16(pixels(1).astype(np.uint16)))
+    for side, words in ((8000, "8000x8000 pixels, over the limit"), (60_000, "far over the limit")):
+        chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        huge[12:33] = chunk + struct.pack(">I", zlib.crc32(chunk))
+        (tmp_path / "huge.png").write_bytes(bytes(huge))
+        with pytest.raises(ConfigError, match=rf"huge\.png: {words}"):
+            read(tmp_path / "huge.png", tmp_path / "huge.png")

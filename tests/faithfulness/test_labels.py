@@ -102,3 +102,17 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"pairs": [{"id": "a", "label": 1}, {"id": "b"}]}')
     with pytest.raises(ConfigError, match="row 2: label: Field required"):
         read_labels(tmp_path / "x.json", PAIRS)
+
+
+def test_files_from_other_hands_are_read(tmp_path: Path) -> None:
+    """A byte-order mark, an odd line separator inside a text, and the fields of annotations."""
+    path = tmp_path / "labels.jsonl"
+    rows = [
+        '{"pair": "a", "answer": 1, "annotator": "x\u2028y"}',
+        '{"pair": "b", "answer": 0.5, "annotator": "x\u2028y"}',
+        '{"pair": "caf\u0065\u0301", "answer": 0, "annotator": "x\u2028y"}',
+    ]
+    path.write_text("\ufeff" + "\r\n".join(rows), encoding="utf-8")
+    found = read_labels(path, ["a", "b", "caf\u00e9"])
+    assert found.values == {"a": 1, "b": 0.5, "caf\u00e9": 0}
+    assert found.annotators == 1

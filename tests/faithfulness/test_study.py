@@ -79,6 +79,8 @@ def test_a_folder_with_itself_scores_best(folder: Path) -> None:
     for path in folder.glob("*_rec.png"):
         path.unlink()
     result = study(folder, folder, UNITS).result
+    assert result.with_itself
+    assert "compared with itself" in render_study(study(folder, folder, UNITS))
     assert {tuple(scores[name] for name in ("mse", "psnr", "ssim")) for scores in result.pairs.values()} == {
         (0, 100, 1)
     }
@@ -238,3 +240,27 @@ def test_bad_usage_exits_2(
         assert word in said
     assert "Traceback" not in said
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 33])
+def test_one_pair_of_any_size_is_graded(
+    side: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = np.random.default_rng(side).integers(0, 256, (side, side + 1, 3), dtype=np.uint8)
+    save(tmp_path / "sub" / "gr\u00f6\u00dfe \u56fe_ori.png", image)
+    save(tmp_path / "sub" / "gr\u00f6\u00dfe \u56fe_rec.png", 255 - image)
+    out = tmp_path / "x.json"
+    assert command(tmp_path, tmp_path, "--json", out) == 0
+    assert "compared with itself" not in capsys.readouterr().out
+
+    def refused(token: str) -> None:
+        raise AssertionError(f"{token} is no JSON")
+
+    written = json.loads(out.read_text(encoding="utf-8"), parse_constant=refused)
+    (scores,) = written["pairs"].values()
+    assert list(written["pairs"]) == ["sub/gr\u00f6\u00dfe \u56fe"]
+    assert scores["mse"] == pytest.approx(((image / 255 * 2 - 1) ** 2).mean(), rel=1e-5)
+    for name in ("psnr", "ssim", "semsim", "p_recognisable"):
+        assert scores[name] is not None
+    assert 0 <= scores["p_recognisable"] <= 1
+    assert written["agreement"]["mse"]["psnr"] is None

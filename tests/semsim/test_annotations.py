@@ -73,6 +73,42 @@ def test_the_authors_layout(tmp_path: Path) -> None:
     assert len(found.others) == 1
 
 
+def test_the_authors_layout_without_its_outer_folder(tmp_path: Path) -> None:
+    picture(tmp_path / "7" / "7_ori.png", 7)
+    picture(tmp_path / "7" / "a.png", 7, 0.1)
+    picture(tmp_path / "-7" / "b.png", 7, 0.9)
+    picture(tmp_path / "others" / "x.png", 50)
+    (tmp_path / ".cache").mkdir()
+    found = read_annotations(tmp_path)
+    assert (found.names, found.answers.tolist()) == (("7/a", "-7/b"), [1.0, 0.0])
+    assert len(found.others) == 1
+
+
+def test_pairs_in_sub_folders_are_called_by_their_path(tmp_path: Path) -> None:
+    for place in ("x", "y"):
+        for number in range(2):
+            picture(tmp_path / place / f"p{number}_ori.png", number)
+            picture(tmp_path / place / f"p{number}_rec.png", number, 0.5)
+    picture(tmp_path / "y" / "only_ori.png", 9)
+    picture(tmp_path / "y" / "only_rec.png", 9, 0.5)
+    rows = [row("x/p0", 1), row("y/p0", 0), row("only", 1)]
+    (tmp_path / "annotations.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert read_annotations(tmp_path).names == ("x/p0", "y/p0", "only")
+    rows.append({"id": "p1", "label": 0})
+    (tmp_path / "annotations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError, match="several images of one name .* row 4: p1_ori, row 4: p1_rec"):
+        read_annotations(tmp_path)
+
+
+def test_images_of_which_something_would_be_dropped_are_named(tmp_path: Path) -> None:
+    folder = jsonl(tmp_path, [row("p0", 1), row("p1", 0)])
+    with Image.open(folder / "p1_rec.png") as image:
+        image.putalpha(100)
+        image.save(folder / "p1_rec.png")
+    with pytest.raises(ConfigError, match=r"p1_rec\.png: has transparent pixels"):
+        read_annotations(folder)
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
@@ -169,3 +205,17 @@ def test_nothing_is_written_where_training_cannot_be(
     assert _run(["semsim", "train", "--annotations", str(folder), "--out", str(out)]) == 2
     assert "annotate more originals" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_few_answers_are_split_so_that_both_kinds_are_on_both_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pair of each original: a fifth of six is one, of which no draw holds both answers."""
+    folder = jsonl(tmp_path / "answers", [row(f"p{n}", 1 - n % 2) for n in range(6)], 6)
+    for seed in range(3):
+        out = tmp_path / f"{seed}.safetensors"
+        arguments = ["semsim", "train", "--annotations", str(folder), "--steps", "1", "--seed", str(seed)]
+        assert _run([*arguments, "--out", str(out)]) == 0
+        assert "packaged weights: 2 pairs" in capsys.readouterr().out
+    assert _run([*arguments, "--out", str(tmp_path)]) == 2
+    assert "--out" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,18 +18,20 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "semsim_reconstructi
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("semsim_reconstructions", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
+        yield module
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("name", ["lenet", "convnet:width=2"])
+@pytest.mark.parametrize("name", ["lenet", "convnet:width=2", "resnet20-4:factor=1"])
 def test_side_by_side_gradients_are_autograds(script: ModuleType, name: str, batch: int) -> None:
     with seeded_globals(0, "test"):
         model = models.create(name).build((3, 32, 32), 10).eval()
@@ -36,7 +39,12 @@ def test_side_by_side_gradients_are_autograds(script: ModuleType, name: str, bat
     images, labels = torch.rand(4, 3, 32, 32, generator=generator), torch.tensor([1, 5, 5, 9])
     found = torch.cat(script.updates(model.requires_grad_(False), images, labels, batch, graph=False), 1)
     parts = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
-    wanted = [p for layer in parts for p in layer.parameters()]
+    order: list[torch.nn.Module] = []
+    handles = [layer.register_forward_hook(lambda module, *_: order.append(module)) for layer in parts]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    wanted = [p for layer in order for p in layer.parameters()]
     model.requires_grad_(True)
     for group in range(4 // batch):
         rows = slice(group * batch, (group + 1) * batch)

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
+from fl_audit.core.training import Batch, Learner, Training
 from fl_audit.strategies.defenses import defenses
 from fl_audit.strategies.defenses._policies import BOTH, OPERATIONS, parse_policies, transform
+from fl_audit.strategies.defenses.ats import AutomaticTransformation
 
 
 def picture(seed: int = 0, channels: int = 3) -> torch.Tensor:
@@ -108,3 +110,41 @@ def test_operations_without_direction_agree_with_torchvision(number: int, expect
     image = picture(1)
     assert callable(expected)
     assert int((applied(number, image).int() - expected(image).int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("policy", ["3-1-7", "both", "2-6-0"])
+def test_what_is_traced_is_what_clients_train_on(policy: str) -> None:
+    images = torch.stack([picture(seed).float() / 255 for seed in range(6)])
+    defense = AutomaticTransformation(policy=policy)
+    batch = Batch(images, torch.zeros(6, dtype=torch.int64), images)
+    learner = Learner(
+        torch.nn.Identity(),
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1),
+        Training(),
+        images,
+        batch.labels,
+        2,
+    )
+    trained_on = defense.batch(batch, learner, rng=torch.Generator().manual_seed(3)).images
+    traced = defense.traced(images, rng=torch.Generator().manual_seed(3))
+    assert torch.equal(traced.images, trained_on)
+    assert traced.moved.shape == images.shape
+    assert ((traced.visible > 0) & (traced.visible <= 1)).all()
+
+
+def test_tracing_leaves_the_colours_as_they_were_and_knows_what_left_the_frame() -> None:
+    image = picture(1).float()[None] / 255
+    wide, high = round(150 / 331 * 20), round(150 / 331 * 2 / 9 * 16)
+    traced = AutomaticTransformation(policy="3-1-7").traced(image, rng=torch.Generator().manual_seed(0))
+    candidates = []
+    for right in (slice(wide, None), slice(None, -wide)):
+        for down in (slice(high, None), slice(None, -high)):
+            part = image[:, :, down, right]
+            if torch.equal(traced.moved[traced.moved > 0].sort().values, part[part > 0].sort().values):
+                candidates.append(part)
+    assert candidates
+    assert float(traced.visible) == pytest.approx((20 - wide) * (16 - high) / (20 * 16))
+    assert not torch.equal(traced.moved, traced.images), "the contrast was changed in the one alone"
+    inverted = AutomaticTransformation(policy="0").traced(image, rng=torch.Generator())
+    assert torch.equal(inverted.moved, image)
+    assert float(inverted.visible) == 1

@@ -1,0 +1,1 @@
+"""Parts of examples/semsim_study.py."""
