@@ -23,7 +23,7 @@ from torch import nn
 from fl_audit.core.errors import AuditError
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim import BACKBONES, Backbone, Calibration, distance
-from fl_audit.semsim.degradations import LAST_KINDS, Kinds
+from fl_audit.semsim.degradations import KINDS, Kinds
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.oracle import labels
 from fl_audit.semsim.pairs import SIZE, batches
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reference = Variant("reference", "narrow, margin 1, triplet")
     whole = trained(reference, training, options.steps, options.seed)
     report(reference, measured(whole, reference, held, options.pairs, options.seed))
-    for variant in variants([pictures.name for pictures in training], LAST_KINDS):
+    for variant in variants([pictures.name for pictures in training], KINDS):
         if options.only and variant.group not in options.only:
             continue
         network = trained(variant, training, options.steps, options.seed)
@@ -103,8 +103,8 @@ def trained(variant: Variant, sets: Sequence[Pictures], steps: int, seed: int) -
     seen = [pictures for pictures in sets if pictures.name != variant.data_set]
     if variant.pictures is not None:
         seen = [pictures.part(torch.arange(len(pictures.images))[: variant.pictures]) for pictures in seen]
-    kinds = tuple((kind, weight) for kind, weight in LAST_KINDS if kind.__name__ != variant.kind)
-    source = batches(seen, None, torch_generator(seed, "ablation"), emphasis="invariance", kinds=kinds)
+    kinds = tuple((kind, weight) for kind, weight in KINDS if kind.__name__ != variant.kind)
+    source = batches(seen, None, torch_generator(seed, "ablation"), kinds=kinds)
     return train(
         source,
         backbone=variant.backbone,
@@ -112,7 +112,6 @@ def trained(variant: Variant, sets: Sequence[Pictures], steps: int, seed: int) -
         schedule=Schedule(steps=steps),
         seed=seed,
         margin=variant.margin,
-        strangers="all",
     )
 
 
@@ -121,10 +120,8 @@ def measured(
 ) -> Agreement:
     """Agreement with the oracle on held-out pictures; of a variant that left something out, on that alone."""
     shown = [pictures for pictures in held if variant.data_set in (None, pictures.name)]
-    kinds = tuple((kind, weight) for kind, weight in LAST_KINDS if variant.kind in (None, kind.__name__))
-    source = batches(
-        shown, None, torch_generator(seed, "ablation, held out"), emphasis="invariance", kinds=kinds
-    )
+    kinds = tuple((kind, weight) for kind, weight in KINDS if variant.kind in (None, kind.__name__))
+    source = batches(shown, None, torch_generator(seed, "ablation, held out"), kinds=kinds)
     found, answers = [], []
     for batch in itertools.islice(source, -(-pairs // (2 * SIZE))):
         for column in (0, 1):

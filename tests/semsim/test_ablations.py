@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fl_audit.semsim.degradations import LAST_KINDS
+from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.train import Batch
 
@@ -39,7 +39,7 @@ def sets() -> list[Pictures]:
 
 
 def test_every_row_differs_from_the_reference_in_one_thing(script: ModuleType) -> None:
-    rows = list(script.variants(["one", "two"], LAST_KINDS))
+    rows = list(script.variants(["one", "two"], KINDS))
     assert {row.group for row in rows} == set(script.GROUPS[1:])
     assert len({(row.group, row.name) for row in rows}) == len(rows)
     reference = vars(script.Variant("", ""))
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_not_drawn_and_is_what_is_measured(
         return found
 
     monkeypatch.setattr(script, "batches", watched)
-    names = [kind.__name__ for kind, _ in LAST_KINDS]
+    names = [kind.__name__ for kind, _ in KINDS]
     for variant in (
         script.Variant("left-out", "two", backbone="lenet", data_set="two"),
         script.Variant("left-out", "mix", backbone="lenet", kind="mix"),
