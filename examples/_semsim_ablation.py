@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim import Backbone, Calibration, distance
 from fl_audit.semsim.annotations import Annotations
-from fl_audit.semsim.degradations import LAST_KINDS
+from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.finetune import train_on_annotations
 from fl_audit.semsim.oracle import labels
@@ -85,7 +85,6 @@ def trained(variant: Variant, material: Material) -> nn.Module:
         schedule=Schedule(steps=material.steps),
         seed=material.seed,
         margin=variant.margin,
-        strangers="all",
     )
 
 
@@ -94,13 +93,12 @@ def _source(variant: Variant, material: Material) -> Iterator[Batch]:
     seen = [part for part in material.training if left != Left("data_set", part.name)]
     if variant.pictures is not None:
         seen = [part.part(torch.arange(len(part.images))[: variant.pictures]) for part in seen]
-    kinds = tuple((kind, weight) for kind, weight in LAST_KINDS if left != Left("kind", kind.__name__))
+    kinds = tuple((kind, weight) for kind, weight in KINDS if left != Left("kind", kind.__name__))
     real = [shard.trained_on for shard in material.shards if not _is(shard, left)]
     return batches(
         seen,
         together(real) if real else None,
         torch_generator(material.seed, "ablation"),
-        emphasis="invariance",
         kinds=kinds,
     )
 
@@ -133,11 +131,11 @@ def measured(network: nn.Module, variant: Variant, material: Material) -> Agreem
     shown = [part for part in material.held if left is None or left.what == "kind" or left.value == part.name]
     kinds = tuple(
         (kind, weight)
-        for kind, weight in LAST_KINDS
+        for kind, weight in KINDS
         if left is None or left.what != "kind" or left.value == kind.__name__
     )
     generator = torch_generator(material.seed, "ablation, held out")
-    source = batches(shown, None, generator, emphasis="invariance", kinds=kinds)
+    source = batches(shown, None, generator, kinds=kinds)
     found, answers = [], []
     for batch in itertools.islice(source, -(-material.pairs // (2 * SIZE))):
         for column in (0, 1):

@@ -28,7 +28,7 @@ from _semsim_shards import FACTS, Shard, read_shards, values
 
 from fl_audit.core.errors import AuditError
 from fl_audit.semsim import BACKBONES
-from fl_audit.semsim.degradations import LAST_KINDS, Kinds
+from fl_audit.semsim.degradations import KINDS, Kinds
 from fl_audit.semsim.evaluation import Agreement
 from fl_audit.semsim.recipe import picture_sets
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reference = Variant("reference", "narrow, margin 1, triplet")
     whole = trained(reference, material)
     report(reference, measured(whole, reference, material))
-    for variant in variants([pictures.name for pictures in training], LAST_KINDS, shards):
+    for variant in variants([pictures.name for pictures in training], KINDS, shards):
         if not _wanted(variant, options.only, options.row):
             continue
         network = trained(variant, material)

@@ -14,7 +14,7 @@ def card(
     size: int,
     kinds: int,
     real: str,
-    stages: str,
+    steps: int,
     seed: str,
     command: str,
 ) -> str:
@@ -26,7 +26,7 @@ def card(
         size: bytes of the file.
         kinds: how many degradations training drew from.
         real: which real reconstructions took part, in words.
-        stages: steps of each stage, in words.
+        steps: of the optimiser.
         seed: of everything drawn.
         command: how to repeat it.
     """
@@ -50,6 +50,6 @@ def card(
         real=real,
         figures="\n".join(rows),
         command=command,
-        stages=stages,
+        steps=steps,
         seed=seed,
     )

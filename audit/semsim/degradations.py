@@ -196,18 +196,6 @@ def scattered(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor
     return grid_sample(x, moved, mode="nearest", padding_mode="reflection", align_corners=False)
 
 
-def warp(x: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
-    """Content displaced by a random smooth or rough field."""
-    n = len(x)
-    coarse_field = interpolate(torch.randn(n, 2, 5, 5, generator=generator), x.shape[2:], mode="bicubic")
-    fine_field = torch.randn(n, 2, *x.shape[2:], generator=generator)
-    rough = torch.rand(n, 1, 1, 1, generator=generator) < 0.4
-    field = torch.where(rough, 0.25 * fine_field, 0.2 * coarse_field) * strength**1.3
-    line_y, line_x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) for side in x.shape[2:])
-    grid = torch.stack(torch.meshgrid(line_y, line_x, indexing="ij")[::-1], -1)
-    return grid_sample(x, grid + field.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False)
-
-
 def _field(x: Tensor, generator: torch.Generator) -> Tensor:
     """A random field ``(N, 1, H, W)``, uniform in [0, 1], smooth or in blocks."""
     side = (2, 3, 4, 8)[int(torch.randint(4, (1,), generator=generator))]
@@ -240,9 +228,9 @@ def _randn(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator)
 
 
-FIRST_KINDS: Kinds = (
+KINDS: Kinds = (
+    (flattened, 1.1),
     (mix, 0.7),
-    (warp, 0.6),
     (edges, 0.6),
     (smooth, 0.8),
     (coarse, 0.6),
@@ -254,9 +242,7 @@ FIRST_KINDS: Kinds = (
     (signs, 0.8),
     (blotches, 1.0),
     (fade, 0.8),
+    (scattered, 0.5),
 )
-"""What the first two stages of the training draw from."""
-KINDS: Kinds = ((flattened, 1.1), *FIRST_KINDS)
-"""All: what the third stage draws from."""
-LAST_KINDS: Kinds = (*((kind, weight) for kind, weight in KINDS if kind is not warp), (scattered, 0.5))
-"""Without smooth displacement: a person still recognises what the oracle, pixel by pixel, does not."""
+"""All of them, with how often training draws each. None displaces smoothly: a person still recognises what
+the oracle, pixel by pixel, would call lost."""

@@ -3,24 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from fl_audit.core.errors import MissingDataError
 from fl_audit.core.files import read_tensors
-from fl_audit.semsim.degradations import FIRST_KINDS, KINDS, LAST_KINDS, Kinds, degrade
-from fl_audit.semsim.oracle import grade, transform_grade
+from fl_audit.semsim.degradations import Kinds, degrade
+from fl_audit.semsim.oracle import UNRECOGNISABLE, grade, transform_grade
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.train import Batch
 from fl_audit.semsim.transforms import luminance, random_transform
 
 SIZE = 64
 """Originals in a batch."""
-Emphasis = Literal["degradations", "transformations", "both", "invariance"]
-
-REAL_SHARE = 0.3
+REAL_SHARE = 0.15
 """Share of the originals of a batch whose first reconstruction is real, where there are real ones."""
 
 
@@ -67,56 +65,72 @@ class Reconstructions:
         """The oracle's grades, ``(N,)``."""
         return self.kept * grade(self.victim.float() / 255, self.reconstruction.float() / 255)
 
+    def weights(self) -> Tensor:
+        """Chances ``(N,)`` of being drawn that make half of the draws hold something: most attacks failed."""
+        good = self.grades() > UNRECOGNISABLE
+        shares = good.double().mean().clamp(1e-6, 1 - 1e-6)
+        return torch.where(good, 1 / shares, 1 / (1 - shares))
+
+    def varied(self, generator: torch.Generator) -> "Reconstructions":
+        """Each row mirrored or not, its channels in some order; the three images alike."""
+        n = len(self.kept)
+        mirrored = (torch.rand(n, generator=generator) < 0.5).view(-1, 1, 1, 1)
+        order = torch.rand(n, 3, generator=generator).argsort(1).view(-1, 3, 1, 1)
+
+        def change(images: Tensor) -> Tensor:
+            images = torch.where(mirrored, images.flip(3), images)
+            return images.gather(1, order.expand_as(images))
+
+        return Reconstructions(
+            change(self.original), change(self.victim), change(self.reconstruction), self.kept
+        )
+
 
 def batches(
     sets: Sequence[Pictures],
     real: Reconstructions | None,
     generator: torch.Generator,
     size: int = SIZE,
-    emphasis: Emphasis = "degradations",
     kinds: Kinds | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches: each original with two reconstructions of independent strengths.
+    """Endless batches: each original with two reconstructions, see `synthetic`; two pictures of each class.
 
     Args:
         sets: pictures, each set as likely as the others.
         real: real reconstructions to mix in.
         generator: CPU generator.
         size: originals in a batch.
-        emphasis: degradations of all strengths; or lighter ones of images that were mostly transformed; or
-            of each original one of either, and of half of the originals' classes two pictures; or, last, the
-            same with more transformed ones that nothing spoiled.
-        kinds: degradations to draw from, with weights; None for those that the emphasis is trained with.
+        kinds: degradations to draw from, with weights; None for all.
     """
+    chances = None if real is None else real.weights()
     while True:
         counts = torch.multinomial(torch.ones(len(sets)), size, replacement=True, generator=generator)
         chosen = [
             torch.randint(len(part.images), (int((counts == n).sum()),), generator=generator)
             for n, part in enumerate(sets)
         ]
-        if emphasis in ("both", "invariance"):
-            chosen = [_with_kin(part, rows, generator) for part, rows in zip(sets, chosen, strict=True)]
+        chosen = [_with_kin(part, rows, generator) for part, rows in zip(sets, chosen, strict=True)]
         originals = torch.cat([part.floats(rows) for part, rows in zip(sets, chosen, strict=True)])
         originals = _vary(originals, generator)
         found, grades = [], []
         for turn in range(2):
-            reconstructions, seen = synthetic(originals, generator, emphasis, lighter=turn == 0, kinds=kinds)
+            reconstructions, seen = synthetic(originals, generator, lighter=turn == 0, kinds=kinds)
             found.append(reconstructions)
             grades.append(seen)
-        if real is not None:
+        if real is not None and chances is not None:
             own = torch.randperm(size, generator=generator)[: round(REAL_SHARE * size)]
-            drawn = real.part(torch.randint(len(real.kept), (len(own),), generator=generator))
+            rows = torch.multinomial(chances, len(own), replacement=True, generator=generator)
+            drawn = real.part(rows).varied(generator)
             originals[own] = drawn.original.float() / 255
             found[0][own] = drawn.reconstruction.float() / 255
             grades[0][own] = drawn.grades()
-            found[1][own], grades[1][own] = synthetic(originals[own], generator, emphasis, kinds=kinds)
+            found[1][own], grades[1][own] = synthetic(originals[own], generator, kinds=kinds)
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 
 
 def synthetic(
     originals: Tensor,
     generator: torch.Generator,
-    emphasis: Emphasis = "degradations",
     *,
     lighter: bool = False,
     kinds: Kinds | None = None,
@@ -126,24 +140,16 @@ def synthetic(
     Args:
         originals: float32 ``(N, 3, 32, 32)`` in [0, 1].
         generator: CPU generator.
-        emphasis: see `batches`.
-        lighter: with the emphasis on both or on invariance: transformed with lighter degradations, or mostly
-            in place with degradations of all strengths.
+        lighter: nine in ten transformed, with lighter degradations or (a third of them) none; else six in
+            ten in place, with degradations of all strengths.
         kinds: see `batches`.
     """
-    strength, whole, own = torch.rand(len(originals), generator=generator), 0.08, FIRST_KINDS
-    if emphasis == "transformations":
-        transformed = random_transform(originals, generator, share=0.9, moving=0.8)
-        strength = strength**2
-    elif emphasis in ("both", "invariance"):
-        last = emphasis == "invariance"
-        share, moving, whole = (0.9, 0.75, 0.35 if last else 0.25) if lighter else (0.4, 0.65, 0.0)
-        transformed = random_transform(originals, generator, share=share, moving=moving)
-        strength, own = strength**2 if lighter else strength, LAST_KINDS if last else KINDS
-    else:
-        transformed = random_transform(originals, generator)
+    strength = torch.rand(len(originals), generator=generator)
+    share, moving, whole = (0.9, 0.75, 0.35) if lighter else (0.4, 0.65, 0.0)
+    transformed = random_transform(originals, generator, share=share, moving=moving)
+    strength = strength**2 if lighter else strength
     strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
-    spoiled = degrade(transformed.images, generator, strength, own if kinds is None else kinds)
+    spoiled = degrade(transformed.images, generator, strength, kinds)
     return spoiled, grade(transformed.images, spoiled) * transform_grade(transformed)
 
 

@@ -26,48 +26,21 @@ from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
 from fl_audit.semsim.card import card
-from fl_audit.semsim.degradations import FIRST_KINDS, KINDS, LAST_KINDS
+from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import labels
-from fl_audit.semsim.pairs import SIZE, Emphasis, Reconstructions, batches
+from fl_audit.semsim.pairs import REAL_SHARE, SIZE, Reconstructions, batches
 from fl_audit.semsim.pictures import Pictures, read_zip, small_uint8, split, without
-from fl_audit.semsim.train import LOSSES, Loss, Schedule, Strangers, train
+from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
 
 HELD_OUT = 0.08
 """Share of the pictures, and of the shards of real reconstructions, that calibrate and measure."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the training: its learning rate rises and falls once; it starts from the stage before.
-
-    Attributes:
-        steps: optimiser steps.
-        emphasis: which pairs, see `batches`.
-        strangers: which other originals, see `train`.
-        rate: highest learning rate.
-        real: whether real reconstructions are mixed in, where there are any.
-    """
-
-    steps: int
-    emphasis: Emphasis
-    strangers: Strangers
-    rate: float = 2e-3
-    real: bool = False
-
-
-STAGES = (
-    Stage(2000, "degradations", "hardest"),
-    Stage(750, "transformations", "all"),
-    Stage(1500, "both", "all"),
-    Stage(1600, "invariance", "all", rate=1.5e-3, real=True),
-    Stage(4500, "invariance", "all", real=True),
-)
-"""How much is left; that what the client did does not matter; then both, with more and more weight on the
-second. The packaged weights come from all of them, without real reconstructions."""
-PACKAGED_STAGES = len(STAGES)
+STEPS = 20_000
+"""Optimiser steps of the packaged weights; the learning rate rises and falls once over them."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backbone=options.backbone,
             loss=options.loss,
             scale=options.scale,
-            stages=options.stages,
             minutes=options.minutes,
             seed=options.seed,
         )
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    settings = {name: str(getattr(options, name)) for name in ("seed", "scale", "stages", "loss")}
+    settings = {name: str(getattr(options, name)) for name in ("seed", "scale", "loss")}
     write(options.out, weights, figures, settings, options.reconstructions is not None)
     for name, found in figures.items():
         sys.stdout.write(f"{name}: {found}\n")
@@ -124,15 +96,13 @@ def write(
         replace(weights, sha256=digest),
         figures,
         size=path.stat().st_size,
-        kinds=len(FIRST_KINDS if int(settings["stages"]) <= 2 else {*KINDS, *LAST_KINDS}),
-        real="those of examples/semsim_reconstructions.py, 15% of the pairs" if real else "none",
-        stages=", ".join(
-            str(max(1, round(float(settings["scale"]) * stage.steps)))
-            for stage in STAGES[: int(settings["stages"])]
-        ),
+        kinds=len(KINDS),
+        real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the pairs"
+        if real
+        else "none",
+        steps=steps_of(float(settings["scale"])),
         seed=settings["seed"],
         command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
-        f"--stages {settings['stages']} "
         f"--seed {settings['seed']}",
     )
     write_text(out / "MODEL_CARD.md", text)
@@ -147,7 +117,6 @@ def run(
     backbone: Backbone = "narrow",
     loss: Loss = "triplet",
     scale: float = 1.0,
-    stages: int = PACKAGED_STAGES,
     minutes: float | None = None,
     seed: int = 0,
 ) -> tuple[Weights, dict[str, Agreement]]:
@@ -155,22 +124,20 @@ def run(
     training, held = picture_sets(data, seed)
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
-    network: nn.Module | None = None
-    for number, stage in enumerate(STAGES[:stages]):
-        generator = torch_generator(seed, "pairs", *([number] if number else []))
-        network = train(
-            batches(training, seen if stage.real else None, generator, emphasis=stage.emphasis),
-            backbone=backbone,
-            loss=loss,
-            schedule=Schedule(steps=max(1, round(scale * stage.steps)), rate=stage.rate, minutes=minutes),
-            seed=seed,
-            start=network,
-            strangers=stage.strangers,
-            progress=Lines(),
-        )
-    if network is None:
-        raise ValueError("no stages")
+    network = train(
+        batches(training, seen, torch_generator(seed, "pairs")),
+        backbone=backbone,
+        loss=loss,
+        schedule=Schedule(steps=steps_of(scale), minutes=minutes),
+        seed=seed,
+        progress=Lines(),
+    )
     return finish(network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed)
+
+
+def steps_of(scale: float) -> int:
+    """Optimiser steps at a scale; at least one."""
+    return max(1, round(scale * STEPS))
 
 
 def finish(
@@ -211,7 +178,7 @@ def held_out_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Distances and the oracle's labels of new pairs; a third show another picture and are labelled 0."""
     distances, answers = [], []
-    source = batches(held, unseen, torch_generator(seed, "held-out pairs"), emphasis="invariance")
+    source = batches(held, unseen, torch_generator(seed, "held-out pairs"))
     for batch in itertools.islice(source, -(-pairs // (3 * SIZE))):
         columns = [(batch.reconstructions[:, column], labels(batch.grades[:, column])) for column in (0, 1)]
         columns.append((batch.reconstructions[:, 0].roll(1, 0), torch.zeros(SIZE)))
@@ -265,15 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
     parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
     parser.add_argument("--loss", choices=LOSSES, default="triplet")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps of every stage")
-    parser.add_argument(
-        "--stages",
-        type=int,
-        choices=range(1, len(STAGES) + 1),
-        default=PACKAGED_STAGES,
-        help="how many of them, from the first",
-    )
-    parser.add_argument("--minutes", type=float, help="end each stage after this much processor time")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps")
+    parser.add_argument("--minutes", type=float, help="end after this much processor time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser

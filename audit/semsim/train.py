@@ -17,7 +17,6 @@ from fl_audit.semsim.network import Backbone, build, prepare
 
 Loss = Literal["triplet", "contrastive", "classification"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-Strangers = Literal["hardest", "all"]
 
 _AVERAGE = 0.998
 """Weight of the past in the running mean of the weights, which is what training returns."""
@@ -67,7 +66,6 @@ def train(
     start: nn.Module | None = None,
     progress: Progress | None = None,
     margin: float = triplet.MARGIN,
-    strangers: Strangers = "hardest",
     keep: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Train a backbone; the mean of the last steps' weights, in eval mode.
@@ -81,8 +79,6 @@ def train(
         start: weights to go on from (fine-tuning).
         progress: told of every step.
         margin: of the loss.
-        strangers: which other originals of the batch a recognisable reconstruction is held against: the
-            hardest (a triplet, half weight) or all (see `retrieval_loss`).
         keep: called every 250 steps with the averaged network and the number of steps.
     """
     schedule = schedule or Schedule()
@@ -103,7 +99,7 @@ def train(
     while share < 1:
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate * _rate(share)
-        value = _loss(network, next(batches), loss, margin, strangers)
+        value = _loss(network, next(batches), loss, margin)
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -128,7 +124,6 @@ def batch_loss(
     grades: Tensor,
     loss: Loss = "triplet",
     margin: float = triplet.MARGIN,
-    strangers: Strangers = "hardest",
 ) -> Tensor:
     """The loss of one batch of features.
 
@@ -138,7 +133,6 @@ def batch_loss(
         grades: ``(N, K)`` in [0, 1].
         loss: which.
         margin: of the loss.
-        strangers: see `train`.
     """
     distances = triplet.l2(own[:, None], other)
     # Another original is unrecognisable whatever its quality: the next one of the batch, with a grade of 0.
@@ -149,28 +143,18 @@ def batch_loss(
         return triplet.contrastive_loss(pairs, wanted, margin)
     if loss == "classification":
         return triplet.classification_loss(pairs, wanted, margin)
-    ranked = triplet.ranking_loss(pairs, wanted, margin=margin)
-    if strangers == "all":
-        return ranked + triplet.retrieval_loss(own, other, grades)
-    # What can be recognised must be nearer to its own original than to the hardest stranger of the batch.
-    flat, rows = other.flatten(0, 1), torch.arange(len(own)).repeat_interleave(grades.shape[1])
-    between = torch.cdist(flat.detach(), own.detach())
-    between[torch.arange(len(flat)), rows] = torch.inf
-    good = grades.flatten() > 0.6
-    if not bool(good.any()):
-        return ranked
-    hardest = own[between.argmin(1)]
-    return ranked + 0.5 * triplet.triplet_loss(flat[good], own[rows[good]], hardest[good], margin)
+    # What can be recognised must also be nearer to its own original than to the others of the batch.
+    return triplet.ranking_loss(pairs, wanted, margin=margin) + triplet.retrieval_loss(own, other, grades)
 
 
-def _loss(network: nn.Module, batch: Batch, loss: Loss, margin: float, strangers: Strangers) -> Tensor:
+def _loss(network: nn.Module, batch: Batch, loss: Loss, margin: float) -> Tensor:
     images = torch.cat([batch.originals, batch.reconstructions.flatten(0, 1)])
     images = prepare(images).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = network(images)
     out = out.float()
     n = len(batch.originals)
-    return batch_loss(out[:n], out[n:].unflatten(0, (n, -1)), batch.grades, loss, margin, strangers)
+    return batch_loss(out[:n], out[n:].unflatten(0, (n, -1)), batch.grades, loss, margin)
 
 
 def _rate(share: float) -> float:

@@ -13,14 +13,14 @@ import torch
 
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import write_tensors
-from fl_audit.semsim.degradations import LAST_KINDS
+from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.oracle import labels
 from fl_audit.semsim.pairs import Reconstructions
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.train import Batch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "semsim_ablations.py"
-NAMES = [kind.__name__ for kind, _ in LAST_KINDS]
+NAMES = [kind.__name__ for kind, _ in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def shard(path: Path, seed: int, **facts: str) -> None:
 
 
 def test_every_row_differs_from_the_reference_in_one_thing(script: ModuleType) -> None:
-    rows = list(script.variants(["one", "two"], LAST_KINDS))
+    rows = list(script.variants(["one", "two"], KINDS))
     assert {row.group for row in rows} == set(script.GROUPS[1:])
     assert len({(row.group, row.name) for row in rows}) == len(rows)
     reference = vars(script.Variant("", ""))
