@@ -13,7 +13,7 @@ from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.types import EVERYONE, CaptureKey, Update
 from fl_audit.federation import FederationResult, Training, run_federation
 from fl_audit.strategies.defenses import defenses
-from tests.federation.toy import CLIENTS, NumpyClients, toy_spec
+from tests.federation.toy import CLIENTS, NumpyClients, ToySplits, toy_spec
 
 
 def run(out: Path, spec: str, **options: Any) -> FederationResult:
@@ -53,7 +53,12 @@ def test_under_dp_client_what_leaves_is_clipped_and_bare(tmp_path: Path) -> None
 @pytest.mark.parametrize("key", ["num-examples", "train_loss"])
 def test_the_mean_under_secagg_is_weighted_as_the_strategy_weighs(tmp_path: Path, key: str) -> None:
     """Flower's own FedAvg is the oracle: the model of round 2 is the mean of round 1."""
-    federation = replace(toy_spec(training=Training(batch_size=3)), strategy=f"fedavg:weighted_by_key={key}")
+    whole = toy_spec(training=Training(batch_size=3))
+    # Nobody evaluates: Flower wants the key in those replies too.
+    untested = ToySplits(
+        whole.splits.train, (torch.empty(0, dtype=torch.int64),) * CLIENTS, whole.splits.held_out
+    )
+    federation = replace(whole, splits=untested, strategy=f"fedavg:weighted_by_key={key}")
     run(tmp_path, "secagg", federation=federation)
     first, second = (update(tmp_path, number, EVERYONE) for number in (1, 2))
     weights = [part.weight for part in first.cohort]
