@@ -107,7 +107,7 @@ def by_closure(model: nn.Module) -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]  # torch: any closure that gives a loss
+        optimizer.step(closure)
 
 
 def written_out(model: nn.Module) -> None:
