@@ -24,8 +24,8 @@ def audited(
 ) -> T:
     """Record every train message of a federation below ``out/captures``, as each arrives.
 
-    `fl_audit.core.captures.read_update` reads them back; every attack takes what it returns. Where the app runs
-    Flower's SecAgg+, a round is one capture, the mean of its clients' updates: all that its server learns.
+    `fl_audit.core.captures.read_update` reads them back; every attack takes what it returns. Where the app
+    runs Flower's SecAgg+, a round is one capture, the mean of its updates: all that its server learns.
 
     Args:
         target: a Flower strategy (the outermost one, where strategies wrap each other), or a grid.
