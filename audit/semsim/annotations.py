@@ -128,7 +128,7 @@ def _read_jsonl(folder: Path) -> Annotations:
     several = [f"row {wanted[name]}: {name}" for name in wanted if files[name] is None]
     if several:
         raise ConfigError(
-            f"{path}: several images of one name in different folders; give the path below {folder.name}/ "
+            f"{path}: several images of one name in different folders; give the path below {folder} "
             f"as the pair: {_some(several)}"
         )
     found = {name: _image(place) for name in wanted if (place := files[name]) is not None}
