@@ -30,13 +30,15 @@ def control_of_app(folder: RunFolder, config: RunConfig, named: dict[str, str], 
     slug = next(iter(named.values()))
     found = _images(folder, slug, len(scene.classes))
     reason = "no image of the app was seen" if found is None else None
-    if found is not None and not (scene.classes and (folder.root / RECIPE).is_file()):
-        reason = "how to build the app's model is not known, or it is no classifier"
-    elif found is not None:
+    if found is not None:
         images, labels = found
         data = ImageData(images, labels, tuple(scene.classes), scene.title)
         rows = torch.arange(len(images))
         write_pool(folder, data, rows)
+    known = bool(scene.classes) and (folder.root / RECIPE).is_file()
+    if found is not None and not known:
+        reason = "how to build the app's model is not known, or it is no classifier"
+    elif found is not None:
         for train in dict.fromkeys((config.training.train_mode, False)):
             training = config.training.model_copy(update={"train_mode": train})
             try:

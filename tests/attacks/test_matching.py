@@ -49,9 +49,9 @@ def test_a_part_of_the_model_is_found(
 
 def test_layers_that_clients_keep_to_themselves_are_named() -> None:
     net = model(frozen=False)
-    body = net.get_submodule("body")
+    body = {name: value for name, value in net.state_dict().items() if name.startswith("body.")}
     with pytest.raises(ConfigError, match="the clients train heads.head.weight, heads.head.bias without"):
-        match_arrays(body.state_dict(prefix="body."), net, [])
+        match_arrays(body, net, [])
 
 
 def test_no_array_at_all_fits_no_model() -> None:

@@ -101,11 +101,11 @@ def by_closure(model: nn.Module) -> None:
     for start in (0, 4):
         rows = slice(start, start + 4)
 
-        def closure(rows: slice = rows) -> Tensor:
+        def closure(rows: slice = rows) -> float:
             optimizer.zero_grad()
             loss = functional.cross_entropy(model(IMAGES[rows]), LABELS[rows])
             loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+            return float(loss)
 
         optimizer.step(closure)
 
