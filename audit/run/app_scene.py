@@ -6,6 +6,7 @@ from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
 from fl_audit.federation.apps import AppOutcome
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
+from fl_audit.run.app_engine import engine_words
 from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import AppScene, Scene
@@ -29,7 +30,9 @@ def learned(
     total = max(outcome.rounds, default=1) if settings.rounds is None else settings.rounds
     updated = config.model_copy(
         update={
-            "federation": config.federation.model_copy(update={"rounds": total}),
+            "federation": config.federation.model_copy(
+                update={"rounds": total, "clients": max(config.federation.clients, outcome.clients or 1)}
+            ),
             "attack": config.attack.model_copy(
                 update={
                     "rounds": None if settings.attack_rounds is None else min(settings.attack_rounds, total)
@@ -39,7 +42,10 @@ def learned(
     )
     if settings.rounds is None:
         _keep_only(folder, slug, set(updated.attacked_rounds()))
-    if settings.labels is None:
+    if settings.labels is None and settings.server_only and settings.truth is None:
+        threat = updated.threat.model_copy(update={"labels": False})  # nobody knows them
+        updated = updated.model_copy(update={"threat": threat})
+    elif settings.labels is None:
         few = _most_images(folder, slug) <= FEW
         updated = updated.model_copy(update={"threat": config.threat.model_copy(update={"labels": few})})
     seen = outcome.training
@@ -68,6 +74,11 @@ def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
         return (
             "the app aggregates securely (SecAgg+): what each client sends is masked and holds no gradient "
             "for the server; it sees the aggregate alone"
+        )
+    if outcome.untold:
+        return (
+            "the clients ran the app's own code (--server-only), so that what their model is fed was not "
+            f"seen. Say it: {', '.join(outcome.untold)}"
         )
     if outcome.image_shape is None:
         reasons = sorted({problem.reason for problem in outcome.truth_missing})
@@ -111,7 +122,11 @@ def write_app_scene(
             params={},
             parameters=outcome.parameters or 0,
         ),
-        app=AppScene(words=_words(folder, settings, outcome, slug), training=_training(outcome)),
+        app=AppScene(
+            words=_words(folder, config, settings, outcome, slug),
+            training=_training(outcome),
+            engine=settings.engine,
+        ),
     )
     write_json(folder.scene, scene.model_dump(mode="json"))
 
@@ -134,10 +149,12 @@ def _seen(folder: RunFolder, slug: str) -> str:
     return "No array came back to the server."
 
 
-def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> str:
+def _words(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
+) -> str:
     words = [
-        f"The Flower app {settings.name} as it is, {settings.clients} clients ({settings.clients_from}), "
-        "engine local."
+        f"The Flower app {settings.name} as it is, {config.federation.clients} clients "
+        f"({settings.clients_from}), {engine_words(settings)}"
     ]
     if outcome.recipe is not None:
         words.append(f"Its model was found to be {outcome.recipe.words}.")

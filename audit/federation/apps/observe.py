@@ -13,13 +13,16 @@ from torch import Tensor
 from fl_audit.core.captures import write_truth
 from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
-from fl_audit.federation.apps.job import Problem, RoundAccuracy
+from fl_audit.federation.apps.job import AppJob, Problem, RoundAccuracy
 from fl_audit.federation.truth import take
 from fl_audit.strategies._content import read_scalars
 from fl_audit.strategies.recorder import Keep, Recorded, Recorder, Sent
 
 Operator = Callable[[int, int], tuple[Tensor, Tensor]]
 """The operator's own truth: (client, round) to images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``."""
+
+Take = Callable[[Grid, dict[int, int], float], dict[int, GroundTruth | str]]
+"""Fetches the truth of each node's latest round, as `fl_audit.federation.truth.take` does."""
 
 _SECAGG_STAGES = ("setup", "share_keys", "collect_masked_vectors", "unmask")
 """What Flower's SecAgg+ workflow says in the config of its messages."""
@@ -34,14 +37,23 @@ class AppObserver:
         truth: ``RUN/truth``.
         recorder: what writes the captures.
         report: told of each round that begins.
+        take: fetches what the clients' witnesses saw.
 
     Attributes:
         operator: asked for what the witness could not see.
+        told_shape: ``(C, H, W)`` of the images that the operator gave.
     """
 
     operator: Operator | None = None
+    told_shape: tuple[int, int, int] | None = None
 
-    def __init__(self, truth: Path, recorder: "BudgetRecorder", report: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        truth: Path,
+        recorder: "BudgetRecorder",
+        report: Callable[[int], None],
+        take: Take = take,
+    ) -> None:
         self.failures: list[Problem] = []
         self.truth_missing: list[Problem] = []
         self.participation: Counter[int] = Counter()
@@ -50,7 +62,7 @@ class AppObserver:
         self.clients: Mapping[int, int] = {}
         self._accuracy: dict[int, dict[int, float]] = {}
         self._took_part: set[tuple[int, int]] = set()
-        self._root, self._recorder, self._report = truth, recorder, report
+        self._root, self._recorder, self._report, self._fetch = truth, recorder, report, take
 
     @property
     def accuracy(self) -> list[RoundAccuracy]:
@@ -80,7 +92,7 @@ class AppObserver:
                 if item.arrived and item.key in self._recorder.wanted
             }
         rounds = {node: key.round for node, key in wanted.items()}
-        for node, truth in take(grid, rounds, _TIMEOUT).items() if wanted else ():
+        for node, truth in self._fetch(grid, rounds, _TIMEOUT).items() if wanted else ():
             if isinstance(truth, GroundTruth) or not secure:
                 self._seal(wanted[node], truth)
 
@@ -120,9 +132,24 @@ class AppObserver:
             )
         if not (float(images.min()) >= 0 and float(images.max()) <= 1):
             return f"--truth: expected images in [0, 1], got {images.min():.3g} to {images.max():.3g}"
+        self.told_shape = self.told_shape or (images.shape[1], images.shape[2], images.shape[3])
         zeros = torch.zeros(len(images), dtype=torch.int64)
         details = TrainingDetails(batch_size=len(images))
         return GroundTruth(images, labels, zeros, zeros - 1, details)
+
+
+def kept(job: AppJob) -> Keep:
+    """Says for (round, client) whether it is to be captured.
+
+    By number, not `Recorder`'s first so many: an app of the older API sends messages one at a time.
+    """
+    rounds = None if job.rounds is None else set(job.rounds)
+    attacked = job.attacked
+
+    def keep(number: int, client: int) -> bool:
+        return (rounds is None or number in rounds) and (attacked is None or client < attacked)
+
+    return keep
 
 
 class BudgetRecorder(Recorder):
