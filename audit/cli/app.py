@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,18 @@ Examples:
   fl-audit app my-app --defense dp:noise_multiplier=0.1 --attack-rounds 2 --attack-clients 3 --budget 60s
 
   fl-audit app my-app --model my_app.task:build_model --input-range=-1,1
+
+  fl-audit app my-app --engine flwr --deployment --clients 2
+
+  fl-audit app my-app --engine flwr --superlink 127.0.0.1:8000 --clients 2 --server-only
+    --model my_app.task:build_model --input-range=0,1 --truth my_app.audit:images_of
+
+Engines: local (one process, repeatable to the bit, a client's time ends where --timeout says) and flwr
+(flwr run of a copy whose components are fl-audit's and load the app's own; --deployment: on a SuperLink
+and SuperNodes started on loopback, each a process of its own; --superlink: on yours, on this machine or
+one that shares its files). Under flwr runs agree to the rounding of sums only, and a client's time
+includes its wait for a free process. With --server-only SuperNodes run the app's own code and need no
+fl-audit; what they trained on is not seen then, and only --truth can have the images graded.
 
 The app is copied and runs in a process of its own, in this Python environment: install what it needs here.
 Its folder is never written to.
@@ -45,6 +57,20 @@ def _command(
     clients: Annotated[
         int | None, typer.Option(min=1, help="Supernodes; default: as the folder says, else Flower's 2.")
     ] = None,
+    engine: Annotated[Literal["local", "flwr"], typer.Option(help="What runs the app; see below.")] = "local",
+    deployment: Annotated[
+        bool, typer.Option("--deployment", help="Engine flwr: start a SuperLink and a SuperNode per client.")
+    ] = False,
+    superlink: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|HOST:PORT",
+            help="Engine flwr: your SuperLink: a connection of your Flower configuration, or an address.",
+        ),
+    ] = None,
+    server_only: Annotated[
+        bool, typer.Option("--server-only", help="Engine flwr: SuperNodes run the app's own code, unwatched.")
+    ] = False,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Sets the run config's num-server-rounds or the like.")
     ] = None,
@@ -96,7 +122,8 @@ def _command(
         ),
     ] = None,
     image_shape: Annotated[
-        str | None, typer.Option(help="C,H,W of images that the app flattens before its model.")
+        str | None,
+        typer.Option(help="C,H,W of images that the app flattens before its model, or are not seen."),
     ] = None,
     timeout: Annotated[
         str, typer.Option(help="Time for a client to answer one message; the round goes on without it.")
@@ -135,6 +162,10 @@ def _command(
         image_shape=None if image_shape is None else shape_of(image_shape),
         model=_reference("--model", model),
         truth=_reference("--truth", truth),
+        engine=engine,
+        deployment=deployment,
+        superlink=superlink,
+        server_only=server_only,
     )
     given: dict[str, Any] = {
         "defenses": defense,

@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, Message
 from flwr.clientapp import ClientApp
 
 from fl_audit.core.seeding import numpy_generator
+from fl_audit.core.types import GroundTruth
 from fl_audit.core.units import Defense
 from fl_audit.federation._flwr_private import CLIENT_FAILED
 from fl_audit.federation.truth import ARRAYS, FACTS, FORGET_TRUTH, HELLO, TAKE_TRUTH, pack
@@ -51,7 +52,7 @@ class WrappedClientApp(ClientApp):
         self._seed = seed
         self._keep = keep
         self._witness = witness
-        self._round_of = _round if round_of is None else round_of
+        self._round_of = round_said if round_of is None else round_of
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Handle one message."""
@@ -72,18 +73,26 @@ class WrappedClientApp(ClientApp):
     def _train(self, message: Message, context: Context) -> Message:
         sent = copy_content(message.content)
         number, client = self._round_of(message), _client(context)
-        _take(context)  # what nobody asked for in an earlier round
+        self._forget(context)  # what nobody asked for in an earlier round
         if self._keep is None or self._keep(number, client):
             with self._witness() as seen:
                 seen.asked(sent)
                 reply = self._inner(message, context)
-            for key, record in pack(seen.truth(), number).items():
-                context.state[key] = record
+            self._remember(seen.truth(), number, context)
         else:
             reply = self._inner(message, context)
         if reply.has_content():
             self._defend(sent, reply, context, number, client)
         return reply
+
+    def _remember(self, truth: GroundTruth | str, number: int, context: Context) -> None:
+        """Keep what was trained on in the client's context, until the auditor asks for it."""
+        for key, record in pack(truth, number).items():
+            context.state[key] = record
+
+    def _forget(self, context: Context) -> None:
+        """Drop what is kept."""
+        _take(context)
 
     def _defend(self, sent: RecordDict, reply: Message, context: Context, number: int, client: int) -> None:
         """Replace the arrays of ``reply`` by what the defense lets out; raises rather than let more out.
@@ -122,7 +131,8 @@ def _client(context: Context) -> int:
     return int(value)
 
 
-def _round(message: Message) -> int:
+def round_said(message: Message) -> int:
+    """The server round that a message is of, as far as it says so; else 0."""
     for record in message.content.config_records.values():
         value = record.get("server-round")
         if isinstance(value, int) and not isinstance(value, bool):

@@ -57,7 +57,7 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
                     shutil.copyfile(frozen, folder.root / VALUES)
             write_app_scene(folder, config, settings, outcome, named[spec])
         _grants(folder, config, outcome, named[spec], progress)
-        write_record(folder.federation(named[spec]), _record(folder, settings, outcome, named[spec]))
+        write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
         control_of_app(folder, config, named, progress)
@@ -99,6 +99,10 @@ def _federate(
             image_shape=settings.image_shape,
             model=settings.model,
             truth=settings.truth,
+            engine=settings.engine,
+            deployment=settings.deployment,
+            superlink=settings.superlink,
+            server_only=settings.server_only,
         ),
         place,
         on_round,
@@ -113,12 +117,15 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
     usable = any(read_update(folder.captures, key).error is None for key in keys)
     failure = outcome.failure
     log = f"What the app printed: {place / 'app.log'}"
+    if any(place.glob("supernode-*.log")):
+        log += f", at its clients: {place}/supernode-*.log"
     if failure is not None:
         whose = {
             "import": "the app cannot be imported",
             "server": "the app's server failed",
             "wait": "the app does not go on",
             "process": "the app's process ended",
+            "flower": "Flower failed to run the app",
         }[failure.where]
         text = f"{whose}: {failure.text}"
         if failure.traceback and not usable:
@@ -141,8 +148,10 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
     elif not usable:
         reasons = sorted({problem.reason for problem in outcome.failures})
         if reasons:
+            own = next(iter(outcome.tracebacks.values()), "").replace("\n", "\n    ")
+            shown = f"\n  the app's own traceback, of one client:\n    {own}" if own else ""
             raise FederationError(
-                f"the app ran to its end, but every client failed: {'; '.join(reasons[:5])}\n{log}"
+                f"the app ran to its end, but every client failed: {'; '.join(reasons[:5])}{shown}\n{log}"
             )
         raise FederationError(f"the app ran to its end, but no client was asked to train\n{log}")
     for note in (*outcome.notes, *aggregate_notes(outcome)):
@@ -175,7 +184,7 @@ def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
                 write_reconstruction(job.folder, Reconstruction("failed", reason=reason, unattempted=reason))
 
 
-def _record(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> FederationRecord:
+def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str) -> FederationRecord:
     in_clear: dict[int, dict[str, Scalar]] = {}
     for key in list_captures(folder.captures, slug):
         for client, metrics in read_update(folder.captures, key).in_clear().items():
@@ -204,12 +213,13 @@ def _record(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug:
                     if failure.client == client
                 ],
             )
-            for client in range(settings.clients)
+            for client in range(config.federation.clients)
         ],
     )
 
 
 def _clear(folder: RunFolder, slug: str) -> None:
     """Remove what an interrupted federation left, so that no half capture of it is ever attacked."""
-    for part in (folder.captures, folder.truth, folder.knowledge, folder.reconstructions):
+    arriving = folder.truth / ".arriving"
+    for part in (folder.captures, folder.truth, folder.knowledge, folder.reconstructions, arriving):
         shutil.rmtree(part / slug, ignore_errors=True)

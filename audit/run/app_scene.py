@@ -7,6 +7,7 @@ from fl_audit.core.losses import CROSS_ENTROPY, known_loss
 from fl_audit.federation.apps import AppOutcome
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
 from fl_audit.reports.words import spans
+from fl_audit.run.app_engine import engine_words
 from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import AppScene, Scene
@@ -32,7 +33,9 @@ def learned(
     total = max(outcome.rounds, default=1) if settings.rounds is None else settings.rounds
     updated = config.model_copy(
         update={
-            "federation": config.federation.model_copy(update={"rounds": total}),
+            "federation": config.federation.model_copy(
+                update={"rounds": total, "clients": max(config.federation.clients, outcome.clients or 1)}
+            ),
             "attack": config.attack.model_copy(
                 update={
                     "rounds": None if settings.attack_rounds is None else min(settings.attack_rounds, total)
@@ -42,7 +45,10 @@ def learned(
     )
     if settings.rounds is None:
         _keep_only(folder, slug, set(updated.attacked_rounds()))
-    if settings.labels is None:
+    if settings.labels is None and settings.server_only and settings.truth is None:
+        threat = updated.threat.model_copy(update={"labels": False})  # nobody knows them
+        updated = updated.model_copy(update={"threat": threat})
+    elif settings.labels is None:
         few = _most_images(folder, slug) <= FEW
         updated = updated.model_copy(update={"threat": updated.threat.model_copy(update={"labels": few})})
     found = None if outcome.loss is None else known_loss(outcome.loss)
@@ -89,6 +95,11 @@ def without_arrays(folder: RunFolder, slug: str) -> str | None:
 
 def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
     """Why the captures cannot be attacked; None if they can."""
+    if outcome.untold:
+        return (
+            "the clients ran the app's own code (--server-only), so that what their model is fed was not "
+            f"seen. Say it: {', '.join(outcome.untold)}"
+        )
     if outcome.image_shape is None:
         reasons = sorted({problem.reason for problem in outcome.truth_missing})
         why = "; ".join(reasons[:3]) or "no training was captured"
@@ -153,7 +164,11 @@ def write_app_scene(
             params={},
             parameters=outcome.parameters or 0,
         ),
-        app=AppScene(words=_words(folder, settings, outcome, slug), training=_training(config, outcome)),
+        app=AppScene(
+            words=_words(folder, config, settings, outcome, slug),
+            training=_training(config, outcome),
+            engine=settings.engine,
+        ),
     )
     write_json(folder.scene, scene.model_dump(mode="json"))
 
@@ -176,10 +191,12 @@ def _seen(folder: RunFolder, slug: str) -> str:
     return "No array came back to the server."
 
 
-def _words(folder: RunFolder, settings: AppSettings, outcome: AppOutcome, slug: str) -> str:
+def _words(
+    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
+) -> str:
     words = [
-        f"The Flower app {settings.name} as it is, {settings.clients} clients ({settings.clients_from}), "
-        "engine local."
+        f"The Flower app {settings.name} as it is, {config.federation.clients} clients "
+        f"({settings.clients_from}), {engine_words(settings)}"
     ]
     if outcome.recipe is not None:
         words.append(f"Its model was found to be {outcome.recipe.words}.")

@@ -29,6 +29,9 @@ DEFAULT_DISK = 20 * 2**30
 UNKNOWN_ROUNDS = 100_000
 """Rounds of an app whose run config does not say how many, until it has run."""
 
+Engine = Literal["local", "flwr"]
+"""What runs an app, see `fl_audit.federation.apps.AppJob`."""
+
 
 class AppSettings(BaseModel):
     """``app.json``.
@@ -49,6 +52,10 @@ class AppSettings(BaseModel):
         image_shape: likewise.
         model: likewise.
         truth: likewise.
+        engine: likewise.
+        deployment: likewise.
+        superlink: likewise.
+        server_only: likewise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +76,10 @@ class AppSettings(BaseModel):
     image_shape: tuple[int, int, int] | None = None
     model: str | None = None
     truth: str | None = None
+    engine: Engine = "local"
+    deployment: bool = False
+    superlink: str | None = None
+    server_only: bool = False
 
 
 def read_settings(folder: RunFolder) -> AppSettings:
@@ -107,6 +118,7 @@ def start_app_run(
                 f"defense {spec!r} acts {where}, which is the app's own here. Choose one that acts on the "
                 "update alone, e.g. dp or prune:0.9, write it into the app, or try it by 'fl-audit run'"
             )
+    _check_engine(settings, config)
     with app_modules(app) if ":" in config.threat.loss else contextlib.nullcontext():
         check_attacks(config, {spec: attacks.create(spec) for spec in config.attack.names})
     chosen = pick_device(config.attack.device)
@@ -119,6 +131,41 @@ def start_app_run(
     write_manifest(folder.manifest, config, run_id, command, str(chosen))
     write_json(folder.app, facts)
     return folder
+
+
+def _check_engine(settings: AppSettings, config: RunConfig) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ConfigError: those, and a SuperLink that is not known.
+    """
+    from fl_audit.federation.overlay.superlink import connection
+
+    chosen = {
+        "--deployment": settings.deployment,
+        "--superlink": settings.superlink is not None,
+        "--server-only": settings.server_only,
+    }
+    given = [option for option, value in chosen.items() if value]
+    if given and settings.engine != "flwr":
+        raise ConfigError(f"{', '.join(given)}: only engine flwr has SuperLinks. Add --engine flwr")
+    if settings.engine == "flwr" and settings.deployment == (settings.superlink is not None):
+        raise ConfigError(
+            "--engine flwr: --deployment starts a SuperLink and SuperNodes, --superlink names one that runs: "
+            "give one of them"
+        )
+    if settings.superlink is not None:
+        connection(settings.superlink)
+        if settings.clients_from != "--clients":
+            raise ConfigError(
+                f"--superlink {settings.superlink}: say how many SuperNodes are to take part: --clients N"
+            )
+    defended = [spec for spec in config.defense_specs() if spec != "none"]
+    if settings.server_only and defended:
+        raise ConfigError(
+            f"defense {defended[0]!r} acts at clients, which run the app's own code under --server-only. "
+            "Leave one of the two out, or write the defense into the app"
+        )
 
 
 def app_config(overrides: dict[str, object], settings: AppSettings) -> dict[str, object]:

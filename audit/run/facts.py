@@ -55,12 +55,14 @@ class AppScene(BaseModel):
     Attributes:
         words: what ran and what was found out about it.
         training: how its clients train, as seen.
+        engine: what ran it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     words: str
     training: Params
+    engine: str = "local"
 
 
 class Scene(BaseModel):
@@ -123,7 +125,7 @@ def run_facts(
         dataset=scene.dataset,
         model=scene.model,
         federation=FederationFacts(
-            engine=config.federation.engine,
+            engine=scene.app.engine if scene.app else config.federation.engine,
             strategy=config.federation.strategy,
             clients=config.federation.clients,
             rounds=config.federation.rounds,

@@ -68,6 +68,7 @@ def finish_run(folder: RunFolder, progress: Progress, device: str | None = None)
         AuditError: the federation failed; what it captured stays.
     """
     from fl_audit.run.app_capture import capture_app  # needs Flower, which the later stages do not
+    from fl_audit.run.app_engine import show_ungraded
     from fl_audit.run.capture_stage import capture_run
 
     config = folder.load_config()
@@ -78,6 +79,8 @@ def finish_run(folder: RunFolder, progress: Progress, device: str | None = None)
         else:
             capture_run(folder, config, progress, chosen)
         attack_captures(folder, config, progress, chosen)
+        if folder.app.is_file():
+            show_ungraded(folder, progress)
         summary = grade_run(folder, config, progress)
         progress.stage("report", 1)
         build_reports(folder.root)

@@ -11,6 +11,7 @@ from torchvision.transforms import Normalize, v2
 
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.origin import norm_of
+from fl_audit.federation.overlay.servers import POLLING
 from tests.e2e.apps import PYPROJECT, write_app
 
 
@@ -57,3 +58,19 @@ def test_normalisations_of_torchvision_are_modules_with_mean_and_std(kind: type[
     finally:
         hook.remove()
     assert seen == [module]
+
+
+def test_what_engine_flwr_takes_for_granted_about_flowers_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flwr.cli.utils import SUPERLINK_UNAVAILABLE_MESSAGE
+    from flwr.supercore.superexec import run_superexec
+    from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
+    from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
+
+    bound = ["--insecure", "--host", "127.0.0.1", "--port", "9"]
+    assert _parse_args_run_superlink().parse_args(bound).port == 9
+    given = _parse_args_run_supernode().parse_args([*bound, "--superlink", "a:1", "--node-config", "k=1"])
+    assert (given.superlink, given.node_config) == ("a:1", "k=1")
+    assert "SuperLink is unavailable" in SUPERLINK_UNAVAILABLE_MESSAGE
+    (name,) = POLLING
+    monkeypatch.setenv(name, POLLING[name])
+    assert vars(run_superexec)["_get_task_poll_interval"]() == float(POLLING[name])

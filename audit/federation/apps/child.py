@@ -17,30 +17,21 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.grid import AppGrid, LoudApp
-from fl_audit.federation.apps.job import (
-    FROZEN,
-    HELD_OUT,
-    OUTCOME,
-    AppFailure,
-    AppJob,
-    AppOutcome,
-    Protection,
-    Secure,
-)
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, Protection
 from fl_audit.federation.apps.live import not_the_mean
-from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
+from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder, kept
+from fl_audit.federation.apps.outcome import outcome_of, own_traceback, seen_by, watch_for
 from fl_audit.federation.apps.protections import of_mods, of_strategies
-from fl_audit.federation.apps.watch import AppWitness, Watch
+from fl_audit.federation.apps.watch import AppWitness
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
-from fl_audit.models.app_model import SOURCES, Recipe
+from fl_audit.models.app_model import SOURCES
 from fl_audit.strategies.defenses import defenses
 from fl_audit.strategies.interception import AuditGrid
 
@@ -67,16 +58,11 @@ class _Run:
         self._job, self._place, self._pipe = job, place, pipe
         self._notes: list[str] = []
         self._failure: AppFailure | None = None
-        self._watch = Watch(
-            input_range=job.input_range,
-            image_shape=job.image_shape,
-            model=None if job.model is None else Recipe(target=job.model),
-        )
-        rounds = None if job.rounds is None else set(job.rounds)
+        self._watch = watch_for(job)
         self._recorder = BudgetRecorder(
             Path(job.out),
             defense=job.slug,
-            keep=lambda number, client: rounds is None or number in rounds,
+            keep=kept(job),
             budget=job.disk,
             most=job.attacked,
             not_the_mean=not_the_mean,
@@ -159,56 +145,25 @@ class _Run:
             text = f"the app called sys.exit({error.code!r})"
         else:
             text = f"{type(error).__name__}: {error}"
-        self._failure = AppFailure(where=where, text=text, traceback=_own(error))
+        self._failure = AppFailure(where=where, text=text, traceback=own_traceback(error, Path.cwd()))
 
     def finish(self, failure: AppFailure | None) -> None:
         """Write the outcome and end the process."""
         with self._over:
-            watch, observer = self._watch, self._observer
-            self._recorder.drain()
-            recipe = watch.complete_recipe()
-            missing = watch.recipe_missing
-            if recipe is not None:
-                missing = self._problem(recipe)
-                recipe = None if missing else recipe
-            self._recorder.discard(Path(self._job.out) / "captures", Path(self._job.out) / "truth")
-            if self._recorder.left_out:
-                left = self._recorder.left_out
-                self._notes.append(
-                    f"{len(left)} captures from {left[0].stem} on were not written: they would take more "
-                    f"than the {self._job.disk:,} bytes of --disk"
-                )
-            if watch.own_start:
-                self._notes.append(
-                    f"clients begin to train with values of their own in {', '.join(watch.own_start[:5])}, "
-                    "not with those that they were sent (personalised layers): there the attack takes for "
-                    "one update what several rounds added up to"
-                )
-            outcome = AppOutcome(
+            outcome = outcome_of(
+                self._job,
+                seen_by(self._watch),
+                self._observer,
+                self._recorder,
+                own=self._own,
                 failure=failure or self._failure,
-                rounds=observer.rounds,
-                accuracy=observer.accuracy,
-                participation=dict(observer.participation),
-                failures=observer.failures,
-                truth_missing=observer.truth_missing,
-                recipe=recipe,
-                recipe_missing=missing,
-                image_shape=watch.image_shape,
-                classes=watch.classes,
-                parameters=watch.parameters,
-                loss=watch.loss,
-                training=observer.training,
-                normalisation=None if watch.normalisation is None else watch.normalisation.how,
-                torch=watch.called_model,
-                secure=self._secure(),
-                own=[*self._own, *watch.protections],
                 notes=self._notes,
             )
-            held = watch.held_out()
+            held = self._watch.held_out()
             if held is not None:
                 write_tensors(self._place / HELD_OUT, {"images": held[0], "labels": held[1]})
-            if recipe is not None and watch.frozen:
-                write_tensors(self._place / FROZEN, watch.frozen)
+            if outcome.recipe is not None and self._watch.frozen:
+                write_tensors(self._place / FROZEN, self._watch.frozen)
             write_json(self._place / OUTCOME, outcome.model_dump(mode="json"))
             sys.stdout.flush()
             sys.stderr.flush()
@@ -219,31 +174,8 @@ class _Run:
         self._own += [found for found in of_strategies() if found not in self._own]
         self._tell({"round": number})
 
-    def _secure(self) -> Secure | None:
-        rounds = self._recorder.secure
-        return Secure(how=dict(rounds.how), problems=dict(rounds.problems)) if rounds.seen else None
-
-    def _problem(self, recipe: Recipe) -> str | None:
-        """Why the recipe does not work in another process; only a user's own can still be wrong."""
-        if self._job.model is None:
-            return None
-        try:
-            recipe.make(Path(self._job.code))
-        except ConfigError as error:
-            return str(error)
-        return None
-
     def _tell(self, event: dict[str, Any]) -> None:
         self._pipe.write(json.dumps(event) + "\n")
-
-
-def _own(error: BaseException) -> str:
-    """The traceback from the app's first own line on, without paths of this machine's folders."""
-    here = str(Path.cwd())
-    frames = traceback.extract_tb(error.__traceback__)
-    first = next((place for place, frame in enumerate(frames) if frame.filename.startswith(here)), 0)
-    lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
-    return "".join(lines).replace(f"{here}/", "").rstrip()
 
 
 def _end_with_parent() -> None:

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -137,19 +137,26 @@ class LoudApp(ClientApp):
 
     Args:
         inner: the app.
+        report: told of each failure.
     """
 
-    def __init__(self, inner: ClientApp) -> None:
+    def __init__(self, inner: ClientApp, report: Callable[[BaseException], None] | None = None) -> None:
         super().__init__()
         self._inner = inner
+        self._report = report
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Handle one message."""
         try:
             return self._inner(message, context)
         except SystemExit as exit_call:
-            traceback.print_exc(file=sys.stderr)
+            self._tell(exit_call)
             raise RuntimeError(f"the client app called sys.exit({exit_call.code!r})") from exit_call
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
+        except Exception as error:
+            self._tell(error)
             raise
+
+    def _tell(self, error: BaseException) -> None:
+        traceback.print_exception(error, file=sys.stderr)
+        if self._report is not None:
+            self._report(error)

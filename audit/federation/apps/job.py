@@ -9,6 +9,9 @@ from fl_audit.models.app_model import Recipe
 
 Value = bool | int | float | str
 
+Engine = Literal["local", "flwr"]
+"""What runs an app: our own grid in one process, or ``flwr run``."""
+
 OUTCOME = "outcome.json"
 """What the process saw, an `AppOutcome`."""
 HELD_OUT = "held-out.safetensors"
@@ -45,6 +48,10 @@ class AppJob(_Model):
         image_shape: ``(C, H, W)`` of images that the model takes flat, where the user says so.
         model: ``module:function`` of no arguments that builds the model, where the user says so.
         truth: ``module:function(client, round)`` for (images, labels), where the user says so.
+        engine: what runs it.
+        deployment: engine flwr: start a SuperLink and as many SuperNodes as ``clients``.
+        superlink: engine flwr: the user's own SuperLink, as ``--superlink`` names it.
+        server_only: engine flwr: SuperNodes run the app's own ClientApp, unwatched.
     """
 
     folder: str
@@ -65,6 +72,10 @@ class AppJob(_Model):
     image_shape: tuple[int, int, int] | None = None
     model: str | None = None
     truth: str | None = None
+    engine: Engine = "local"
+    deployment: bool = False
+    superlink: str | None = None
+    server_only: bool = False
 
 
 class Problem(_Model):
@@ -85,7 +96,7 @@ class RoundAccuracy(_Model):
 class AppFailure(_Model):
     """How the app ended before its time."""
 
-    where: Literal["import", "server", "wait", "process"]
+    where: Literal["import", "server", "wait", "process", "flower"]
     text: str
     traceback: str = ""
 
@@ -117,8 +128,36 @@ class Secure(_Model):
     problems: dict[int, str] = {}
 
 
-class AppOutcome(_Model):
-    """What the process saw.
+class Seen(_Model):
+    """What one process saw of the app through PyTorch's hooks.
+
+    Attributes:
+        recipe: how to build the model; None if that was not found out.
+        recipe_missing: why there is none.
+        image_shape: ``(C, H, W)`` of the images that clients trained on; None: no images were seen.
+        classes: number of logits.
+        parameters: trainable values of the model.
+        loss: ``cross-entropy``, or what the clients used instead.
+        normalisation: how it was found out what 0 and 1 of an image are, in words.
+        torch: whether any model of PyTorch was called.
+        own: what the app does to protect updates by itself, as far as it was found.
+        own_start: parameters that clients begin to train with values of their own.
+    """
+
+    recipe: Recipe | None = None
+    recipe_missing: str | None = None
+    image_shape: tuple[int, int, int] | None = None
+    classes: int | None = None
+    parameters: int | None = None
+    loss: str | None = None
+    normalisation: str | None = None
+    torch: bool = False
+    own: list[Protection] = []
+    own_start: list[str] = []
+
+
+class AppOutcome(Seen):
+    """What all processes of a federation saw.
 
     Attributes:
         failure: why the app stopped early; None if it ran to its end.
@@ -127,18 +166,13 @@ class AppOutcome(_Model):
         participation: how many times each client's update left it.
         failures: clients whose update was of no use.
         truth_missing: captures without truth.
-        recipe: how to build the model; None if that was not found out.
-        recipe_missing: why there is none.
-        image_shape: ``(C, H, W)`` of the images that clients trained on; None: no images were seen.
-        classes: number of logits.
-        parameters: trainable values of the model.
-        loss: ``cross-entropy``, or what the clients used instead.
         training: how the first client trained.
-        normalisation: how it was found out what 0 and 1 of an image are, in words.
-        torch: whether any model of PyTorch was called.
         secure: how it went, where the app aggregates securely; None where it does not.
-        own: what the app does to protect updates by itself, as far as it was found.
         notes: one sentence each.
+        clients: how many took part, where that is known only of the running federation.
+        tracebacks: by client, the app's own traceback of the latest failure, where it does not show in the
+            process's log.
+        untold: options that must say what was not seen, where clients are not watched.
     """
 
     failure: AppFailure | None = None
@@ -147,15 +181,9 @@ class AppOutcome(_Model):
     participation: dict[int, int] = {}
     failures: list[Problem] = []
     truth_missing: list[Problem] = []
-    recipe: Recipe | None = None
-    recipe_missing: str | None = None
-    image_shape: tuple[int, int, int] | None = None
-    classes: int | None = None
-    parameters: int | None = None
-    loss: str | None = None
     training: TrainingDetails | None = None
-    normalisation: str | None = None
-    torch: bool = False
     secure: Secure | None = None
-    own: list[Protection] = []
     notes: list[str] = []
+    clients: int | None = None
+    tracebacks: dict[int, str] = {}
+    untold: list[str] = []

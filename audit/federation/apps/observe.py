@@ -13,7 +13,7 @@ from torch import Tensor
 from fl_audit.core.captures import write_truth
 from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
-from fl_audit.federation.apps.job import Problem, RoundAccuracy
+from fl_audit.federation.apps.job import AppJob, Problem, RoundAccuracy
 from fl_audit.federation.truth import take
 from fl_audit.strategies._content import read_scalars
 from fl_audit.strategies._sent import Sent
@@ -21,6 +21,9 @@ from fl_audit.strategies.recorder import Keep, Recorded, Recorder
 
 Operator = Callable[[int, int], tuple[Tensor, Tensor]]
 """The operator's own truth: (client, round) to images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``."""
+
+Take = Callable[[Grid, dict[int, int], float], dict[int, GroundTruth | str]]
+"""Fetches the truth of each node's latest round, as `fl_audit.federation.truth.take` does."""
 
 _TIMEOUT = 600.0  # seconds for a client to hand over its truth
 
@@ -31,14 +34,17 @@ class AppObserver:
     Args:
         truth: ``RUN/truth``.
         report: told of each round that begins.
+        take: fetches what the clients' witnesses saw.
 
     Attributes:
         operator: asked for what the witness could not see.
+        told_shape: ``(C, H, W)`` of the images that the operator gave.
     """
 
     operator: Operator | None = None
+    told_shape: tuple[int, int, int] | None = None
 
-    def __init__(self, truth: Path, report: Callable[[int], None]) -> None:
+    def __init__(self, truth: Path, report: Callable[[int], None], take: Take = take) -> None:
         self.failures: list[Problem] = []
         self.truth_missing: list[Problem] = []
         self.participation: Counter[int] = Counter()
@@ -47,7 +53,7 @@ class AppObserver:
         self.clients: Mapping[int, int] = {}
         self._accuracy: dict[int, dict[int, float]] = {}
         self._took_part: set[tuple[int, int]] = set()
-        self._root, self._report = truth, report
+        self._root, self._report, self._fetch = truth, report, take
 
     @property
     def accuracy(self) -> list[RoundAccuracy]:
@@ -72,7 +78,7 @@ class AppObserver:
             item.node_id: item.key for item in recorded if (item.written or item.masked) and item.arrived
         }
         rounds = {node: key.round for node, key in wanted.items()}
-        for node, truth in take(grid, rounds, _TIMEOUT).items() if wanted else ():
+        for node, truth in self._fetch(grid, rounds, _TIMEOUT).items() if wanted else ():
             self._seal(wanted[node], truth)
 
     def evaluated(self, replies: Sequence[Message]) -> None:
@@ -111,9 +117,16 @@ class AppObserver:
             )
         if not (float(images.min()) >= 0 and float(images.max()) <= 1):
             return f"--truth: expected images in [0, 1], got {images.min():.3g} to {images.max():.3g}"
+        self.told_shape = self.told_shape or (images.shape[1], images.shape[2], images.shape[3])
         zeros = torch.zeros(len(images), dtype=torch.int64)
         details = TrainingDetails(batch_size=len(images))
         return GroundTruth(images, labels, zeros, zeros - 1, details)
+
+
+def kept(job: AppJob) -> Keep:
+    """Says for (round, client) whether it may be captured; which clients, `BudgetRecorder` chooses."""
+    rounds = None if job.rounds is None else set(job.rounds)
+    return lambda number, client: rounds is None or number in rounds
 
 
 class BudgetRecorder(Recorder):

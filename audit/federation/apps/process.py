@@ -1,4 +1,4 @@
-"""Running an app in a process of its own, in a working folder of its own."""
+"""Running an app in a process of its own, or in several of Flower's, in a working folder of its own."""
 
 import json
 import os
@@ -14,9 +14,16 @@ from pathlib import Path
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_model, write_json
 from fl_audit.federation.apps.folder import copy_app
-from fl_audit.federation.apps.job import OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.job import OUTCOME, AppFailure, AppJob, AppOutcome, Engine
+from fl_audit.federation.overlay.superlink import connection, write_connection
+from fl_audit.federation.overlay.write import write_overlay
 
-_PATIENCE = 5.0  # seconds between asking a process to end and making it
+_PATIENCE = 15.0  # seconds between asking a process to end and making it
+
+_CHILDREN: dict[Engine, str] = {
+    "local": "fl_audit.federation.apps.child",
+    "flwr": "fl_audit.federation.overlay.flwr_child",
+}
 
 
 def run_app(job: AppJob, place: Path, on_round: Callable[[int], None]) -> AppOutcome:
@@ -33,23 +40,32 @@ def run_app(job: AppJob, place: Path, on_round: Callable[[int], None]) -> AppOut
     place.mkdir(parents=True, exist_ok=True)
     (place / OUTCOME).unlink(missing_ok=True)
     work = Path(tempfile.mkdtemp(prefix="fl-audit-app-"))
+    home = place.resolve() / "flower"
     try:
         folder = work / "app"
         copy_app(Path(job.code), folder)
-        write_json(place / "job.json", job.model_copy(update={"folder": str(folder)}).model_dump(mode="json"))
-        code = _run(folder, place, _environment(work), on_round)
+        job = job.model_copy(update={"folder": str(folder)})
+        write_json(place / "job.json", job.model_dump(mode="json"))
+        if job.engine != "local":
+            write_overlay(folder, job, (place / "job.json").resolve())
+        if job.superlink is not None:
+            write_connection(home, connection(job.superlink))
+        code = _run(_CHILDREN[job.engine], folder, place, _environment(home), on_round)
         return _outcome(place, code)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
 
 
-def _run(folder: Path, place: Path, environment: dict[str, str], on_round: Callable[[int], None]) -> int:
+def _run(
+    module: str, folder: Path, place: Path, environment: dict[str, str], on_round: Callable[[int], None]
+) -> int:
     reading, writing = os.pipe()
     try:
         with (place / "app.log").open("wb") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-P", "-m", "fl_audit.federation.apps.child"),
+                    *(sys.executable, "-P", "-m", module),
                     *(str((place / "job.json").resolve()), str(writing)),
                 ],
                 cwd=folder,
@@ -83,10 +99,12 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
                 continue
 
 
-def _environment(work: Path) -> dict[str, str]:
+def _environment(home: Path) -> dict[str, str]:
     environment = dict(os.environ)
-    environment["FLWR_HOME"] = str(work / "flower")
+    environment["FLWR_HOME"] = str(home)
     environment["PYTHONUNBUFFERED"] = "1"
+    direct = [value for value in (environment.get("NO_PROXY"), "127.0.0.1", "localhost", "::1") if value]
+    environment["NO_PROXY"] = environment["no_proxy"] = ",".join(direct)  # Flower's processes meet there
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return environment
 

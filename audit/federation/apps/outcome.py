@@ -1,0 +1,130 @@
+"""What is told at the end of an app's federation, put together from watch, observer and recorder."""
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from fl_audit.core.errors import ConfigError
+from fl_audit.federation.apps.job import AppFailure, AppJob, AppOutcome, Protection, Secure, Seen
+from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
+from fl_audit.federation.apps.watch import Watch
+from fl_audit.models.app_model import Recipe
+
+
+def watch_for(job: AppJob) -> Watch:
+    """A watch that knows what the user said."""
+    return Watch(
+        input_range=job.input_range,
+        image_shape=job.image_shape,
+        model=None if job.model is None else Recipe(target=job.model),
+    )
+
+
+def seen_by(watch: Watch) -> Seen:
+    """What one watch knows by now."""
+    recipe = watch.complete_recipe()
+    return Seen(
+        recipe=recipe,
+        recipe_missing=None if recipe is not None else watch.recipe_missing,
+        image_shape=watch.image_shape,
+        classes=watch.classes,
+        parameters=watch.parameters,
+        loss=watch.loss,
+        normalisation=None if watch.normalisation is None else watch.normalisation.how,
+        torch=watch.called_model,
+        own=watch.protections,
+        own_start=watch.own_start,
+    )
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    """What several processes saw: of each fact the first that is known."""
+    facts = {
+        name: next((value for part in parts if (value := getattr(part, name))), None)
+        for name in Seen.model_fields
+    }
+    protections = [found for part in parts for found in part.own]
+    facts |= {"own": list({found.name: found for found in protections}.values())}
+    facts |= {"own_start": facts["own_start"] or []}
+    if facts["recipe"] is not None:
+        facts["recipe_missing"] = None
+    return Seen.model_validate(facts | {"torch": bool(facts["torch"])})
+
+
+def outcome_of(
+    job: AppJob,
+    seen: Seen,
+    observer: AppObserver,
+    recorder: BudgetRecorder,
+    *,
+    own: Sequence[Protection],
+    failure: AppFailure | None,
+    notes: Sequence[str],
+) -> AppOutcome:
+    """All that is told of a federation, once its captures are on the disk.
+
+    Args:
+        job: the federation.
+        seen: what was seen of the app.
+        observer: of the grid.
+        recorder: of the captures.
+        own: what was found besides of how the app protects its clients.
+        failure: why it ended early.
+        notes: one sentence each.
+    """
+    said = list(notes)
+    recorder.drain()
+    recorder.discard(Path(job.out) / "captures", Path(job.out) / "truth")
+    problem = None if seen.recipe is None else _problem(seen.recipe, job)
+    if problem is not None:
+        seen = seen.model_copy(update={"recipe": None, "recipe_missing": problem})
+    if recorder.left_out:
+        left = recorder.left_out
+        said.append(
+            f"{len(left)} captures from {left[0].stem} on were not written: they would take more than the "
+            f"{job.disk:,} bytes of --disk"
+        )
+    if seen.own_start:
+        said.append(
+            f"clients begin to train with values of their own in {', '.join(seen.own_start[:5])}, not with "
+            "those that they were sent (personalised layers): there the attack takes for one update what "
+            "several rounds added up to"
+        )
+    seen = seen.model_copy(update={"own": [*own, *(found for found in seen.own if found not in own)]})
+    return AppOutcome(
+        **dict(seen),
+        failure=failure,
+        rounds=observer.rounds,
+        accuracy=observer.accuracy,
+        participation=dict(observer.participation),
+        failures=observer.failures,
+        truth_missing=observer.truth_missing,
+        training=observer.training,
+        secure=_secure(recorder),
+        notes=said,
+    )
+
+
+def _secure(recorder: BudgetRecorder) -> Secure | None:
+    rounds = recorder.secure
+    return Secure(how=dict(rounds.how), problems=dict(rounds.problems)) if rounds.seen else None
+
+
+def own_traceback(error: BaseException, folder: Path) -> str:
+    """The traceback from the first line in the app's ``folder`` on, without paths of this machine."""
+    here = str(folder)
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((place for place, frame in enumerate(frames) if frame.filename.startswith(here)), 0)
+    lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
+    return "".join(lines).replace(f"{here}/", "").rstrip()
+
+
+def _problem(recipe: Recipe, job: AppJob) -> str | None:
+    """Why the recipe does not work in another process; only a user's own can still be wrong."""
+    if job.model is None:
+        return None
+    try:
+        recipe.make(Path(job.code))
+    except ConfigError as error:
+        return str(error)
+    return None
