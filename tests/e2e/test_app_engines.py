@@ -1,30 +1,11 @@
-"""``fl-audit app --engine flwr``: one SuperLink and two SuperNodes on loopback, real processes."""
+"""``fl-audit app --engine flwr``: options that do not go together."""
 
 from pathlib import Path
 
 import pytest
 
 from fl_audit.cli.main import _run
-from tests.e2e.apps import listing
-from tests.e2e.deployed import MARK, agree, app_of_two_clients, federate, gone, needs_flower
-
-
-@needs_flower
-def test_a_deployment_captures_what_the_local_engine_does_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(MARK, str(tmp_path))
-    app = app_of_two_clients(tmp_path, "deployed")
-    before = listing(app)
-    local = federate(app, tmp_path / "local")
-    outcome = federate(app, tmp_path / "flwr", engine="flwr", deployment=True)
-    assert outcome.failure is None
-    agree(tmp_path / "flwr", tmp_path / "local", truth=True)
-    assert outcome == local.model_copy(update={"clients": 2})
-    assert (tmp_path / "flwr/process/supernode-1.log").is_file()
-    assert not (tmp_path / "flwr/process/flower").exists()
-    assert listing(app) == before
-    assert gone(str(tmp_path), 5.0) == []
+from tests.e2e.deployed import app_of_two_clients
 
 
 @pytest.mark.parametrize(

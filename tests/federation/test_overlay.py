@@ -1,7 +1,6 @@
 """The parts of engine flwr that need no federation: the overlay, connections, processes and their end."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -147,8 +146,8 @@ def test_a_detached_orphan_that_ignores_the_request_to_end_is_ended(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     pid, rest = done.stdout.split(maxsplit=1)
     assert rest.strip() == "set()"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), signal.SIG_DFL)
+    stat = Path(f"/proc/{pid}/stat")  # who has ended may still wait for whoever adopts it next
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
 
 
 class SlowGrid(LocalGrid):
