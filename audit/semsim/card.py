@@ -1,5 +1,6 @@
 """The model card of a weight file, written by the recipe so that its figures are those of the file."""
 
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 
@@ -32,8 +33,8 @@ def card(
     """
     calibration = weights.calibration
     rows = [
-        f"| {name} | {found.pairs} | {found.spearman:.3f} | {found.kendall:.3f} | {found.auc:.4f} "
-        f"| {found.ece:.3f} |"
+        f"| {name} | {found.pairs} | {_figure(found.spearman, 3)} | {_figure(found.kendall, 3)} "
+        f"| {_figure(found.auc, 4)} | {_figure(found.ece, 3)} |"
         for name, found in figures.items()
     ]
     template = files("fl_audit.semsim").joinpath("templates", "card.md").read_text(encoding="utf-8")
@@ -53,3 +54,7 @@ def card(
         steps=steps,
         seed=seed,
     )
+
+
+def _figure(value: float, digits: int) -> str:
+    return "not defined" if math.isnan(value) else f"{value:.{digits}f}"

@@ -26,8 +26,8 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 
 FORMAT = "fl-audit-semsim"
 VERSION = "1"
-NAME = "semsim-v2"
-PACKAGED_SHA256 = "a297c4a4eeffec799fce8e1390277d970bddee49ccb5a785600ceacc31df40e4"
+NAME = "semsim-v3"
+PACKAGED_SHA256 = "a5b34268b6a65804d4e947cab390f8e9969e559ff249811e0290b1ed2796bd0f"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 
