@@ -20,17 +20,20 @@ Examples:
 
   fl-audit app my-app --model my_app.task:build_model --input-range=-1,1
 
+  fl-audit app my-app --engine ray --clients 8
+
   fl-audit app my-app --engine flwr --deployment --clients 2
 
   fl-audit app my-app --engine flwr --superlink 127.0.0.1:8000 --clients 2 --server-only
     --model my_app.task:build_model --input-range=0,1 --truth my_app.audit:images_of
 
-Engines: local (one process, repeatable to the bit, a client's time ends where --timeout says) and flwr
-(flwr run of a copy whose components are fl-audit's and load the app's own; --deployment: on a SuperLink
-and SuperNodes started on loopback, each a process of its own; --superlink: on yours, on this machine or
-one that shares its files). Under flwr runs agree to the rounding of sums only, and a client's time
-includes its wait for a free process. With --server-only SuperNodes run the app's own code and need no
-fl-audit; what they trained on is not seen then, and only --truth can have the images graded.
+Engines: local (one process, repeatable to the bit, a client's time ends where --timeout says), ray
+(Flower's simulation on Ray), flwr (flwr run of a copy whose components are fl-audit's and load the app's
+own: on a SuperLink that simulates its SuperNodes; --deployment: on a SuperLink and SuperNodes started on
+loopback, each a process of its own; --superlink: on yours). Under ray and flwr runs agree to the rounding
+of sums only, and a client's time includes its wait for a free process. With --server-only SuperNodes run
+the app's own code and need no fl-audit; what they trained on is not seen then, and only --truth can have
+the images graded.
 
 The app is copied and runs in a process of its own, in this Python environment: install what it needs here.
 Its folder is never written to.
@@ -57,7 +60,9 @@ def _command(
     clients: Annotated[
         int | None, typer.Option(min=1, help="Supernodes; default: as the folder says, else Flower's 2.")
     ] = None,
-    engine: Annotated[Literal["local", "flwr"], typer.Option(help="What runs the app; see below.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray", "flwr"], typer.Option(help="What runs the app; see below.")
+    ] = "local",
     deployment: Annotated[
         bool, typer.Option("--deployment", help="Engine flwr: start a SuperLink and a SuperNode per client.")
     ] = False,

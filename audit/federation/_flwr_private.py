@@ -4,12 +4,15 @@ Known to hold for flwr 1.41. Everything else of this package uses what flwr docu
 """
 
 import contextlib
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -44,6 +47,37 @@ def set_message_id(message: Message, message_id: str) -> None:
 def empty_run(run_id: int) -> Run:
     """Run information of a run that no SuperLink knows."""
     return Run.create_empty(run_id=run_id)
+
+
+def simulate_folder(folder: Path, *, server: str, client: str, clients: int, backend: dict[str, Any]) -> None:
+    """Flower's simulation engine on Ray, for the app in ``folder``, as ``flwr-simulation`` runs it.
+
+    Args:
+        folder: the app; its ``pyproject.toml`` holds the run config.
+        server: ``module:attribute`` of its ServerApp.
+        client: ``module:attribute`` of its ClientApp.
+        clients: supernodes.
+        backend: settings of Ray.
+    """
+    from flwr.common.config import get_fused_config_from_dir
+    from flwr.simulation.run_simulation import _run_simulation
+    from flwr.supercore.telemetry import EventType
+
+    run_id = random.getrandbits(62)
+    run = Run.create_empty(run_id=run_id)
+    run.primary_task_id, run.federation_id = 1, NOOP_FEDERATION_ID
+    with task_identity(run_id):
+        _run_simulation(
+            num_supernodes=clients,
+            exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
+            client_app_attr=client,
+            server_app_attr=server,
+            server_app_context=Context(run_id, 0, {}, RecordDict(), get_fused_config_from_dir(folder, {})),
+            backend_config=backend,
+            app_dir=str(folder),
+            is_app=True,
+            run=run,
+        )
 
 
 def run_simulation(

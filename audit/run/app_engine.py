@@ -20,6 +20,7 @@ def engine_words(settings: AppSettings) -> str:
     """One or more sentences, for the report; the first one continues a sentence."""
     words = {
         "local": "engine local.",
+        "ray": "engine ray: Flower's simulation on Ray.",
         "flwr": f"engine flwr: run by flwr run on {_superlink(settings)}.",
     }[settings.engine]
     if settings.engine != "local":
@@ -44,4 +45,6 @@ def show_ungraded(folder: RunFolder, progress: Progress) -> None:
 def _superlink(settings: AppSettings) -> str:
     if settings.superlink is not None:
         return f"the SuperLink {settings.superlink}"
-    return "a SuperLink and SuperNodes on loopback, each a process of its own"
+    if settings.deployment:
+        return "a SuperLink and SuperNodes on loopback, each a process of its own"
+    return "a SuperLink that simulates its SuperNodes"

@@ -29,7 +29,7 @@ DEFAULT_DISK = 20 * 2**30
 UNKNOWN_ROUNDS = 100_000
 """Rounds of an app whose run config does not say how many, until it has run."""
 
-Engine = Literal["local", "flwr"]
+Engine = Literal["local", "ray", "flwr"]
 """What runs an app, see `fl_audit.federation.apps.AppJob`."""
 
 
@@ -149,10 +149,9 @@ def _check_engine(settings: AppSettings, config: RunConfig) -> None:
     given = [option for option, value in chosen.items() if value]
     if given and settings.engine != "flwr":
         raise ConfigError(f"{', '.join(given)}: only engine flwr has SuperLinks. Add --engine flwr")
-    if settings.engine == "flwr" and settings.deployment == (settings.superlink is not None):
+    if settings.deployment and settings.superlink is not None:
         raise ConfigError(
-            "--engine flwr: --deployment starts a SuperLink and SuperNodes, --superlink names one that runs: "
-            "give one of them"
+            "--deployment starts a SuperLink and SuperNodes, --superlink names one that runs: give one"
         )
     if settings.superlink is not None:
         connection(settings.superlink)

@@ -67,7 +67,7 @@ def test_what_engine_flwr_takes_for_granted_about_flowers_commands(monkeypatch: 
     from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 
     bound = ["--insecure", "--host", "127.0.0.1", "--port", "9"]
-    assert _parse_args_run_superlink().parse_args(bound).port == 9
+    assert _parse_args_run_superlink().parse_args([*bound, "--simulation"]).simulation is True
     given = _parse_args_run_supernode().parse_args([*bound, "--superlink", "a:1", "--node-config", "k=1"])
     assert (given.superlink, given.node_config) == ("a:1", "k=1")
     assert "SuperLink is unavailable" in SUPERLINK_UNAVAILABLE_MESSAGE

@@ -108,7 +108,7 @@ def test_a_port_in_use_is_said_and_nothing_keeps_running(tmp_path: Path) -> None
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
         port = taken.getsockname()[1]
-        servers = Servers(tmp_path, cwd=tmp_path, environment=environment, nodes=0, port=port)
+        servers = Servers(tmp_path, cwd=tmp_path, environment=environment, nodes=None, port=port)
         with pytest.raises(FederationError, match=f"port {port} of 127.0.0.1 is in use"):
             servers.__enter__()
     assert not descendants(os.getpid())

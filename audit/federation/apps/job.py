@@ -9,8 +9,8 @@ from fl_audit.models.app_model import Recipe
 
 Value = bool | int | float | str
 
-Engine = Literal["local", "flwr"]
-"""What runs an app: our own grid in one process, or ``flwr run``."""
+Engine = Literal["local", "ray", "flwr"]
+"""What runs an app: our own grid in one process, Flower's simulation on Ray, or ``flwr run``."""
 
 OUTCOME = "outcome.json"
 """What the process saw, an `AppOutcome`."""
@@ -49,7 +49,7 @@ class AppJob(_Model):
         model: ``module:function`` of no arguments that builds the model, where the user says so.
         truth: ``module:function(client, round)`` for (images, labels), where the user says so.
         engine: what runs it.
-        deployment: engine flwr: start a SuperLink and as many SuperNodes as ``clients``.
+        deployment: engine flwr: start a SuperLink and as many SuperNodes as ``clients``, not a simulation.
         superlink: engine flwr: the user's own SuperLink, as ``--superlink`` names it.
         server_only: engine flwr: SuperNodes run the app's own ClientApp, unwatched.
     """

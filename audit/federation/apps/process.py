@@ -22,6 +22,7 @@ _PATIENCE = 15.0  # seconds between asking a process to end and making it
 
 _CHILDREN: dict[Engine, str] = {
     "local": "fl_audit.federation.apps.child",
+    "ray": "fl_audit.federation.overlay.ray_child",
     "flwr": "fl_audit.federation.overlay.flwr_child",
 }
 

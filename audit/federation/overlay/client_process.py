@@ -1,4 +1,4 @@
-"""The audit in a process of a client, which a SuperNode starts for one message."""
+"""The audit in a process of clients: an actor of Ray, or what a SuperNode starts for one message."""
 
 from contextlib import ExitStack
 from pathlib import Path

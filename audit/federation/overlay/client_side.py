@@ -1,10 +1,10 @@
-"""The ClientApp of an overlay, which SuperNodes load anew for each message.
+"""The ClientApp of an overlay. It is pickled to Ray's actors and loaded for each message by SuperNodes.
 
 Light on import: what watches PyTorch is loaded with the first message that is the app's.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -39,6 +39,9 @@ class ClientSide(ClientApp):
         super().__init__()
         self._job, self._folder = job, folder
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (self._job, self._folder)
+
     def __call__(self, message: Message, context: Context) -> Message:
         """Handle one message."""
         if message.metadata.message_type == HELLO:
@@ -68,3 +71,7 @@ def partition(context: Context) -> int:
     """The partition that a node holds, `UNKNOWN` if its config does not say."""
     value = context.node_config.get("partition-id")
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else UNKNOWN
+
+
+def _make(job: str, folder: str) -> ClientSide:
+    return ClientSide(job=job, folder=folder)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from fl_audit.core.errors import FederationError
-from fl_audit.federation.apps.job import AppFailure
+from fl_audit.federation.apps.job import AppFailure, AppJob
 from fl_audit.federation.overlay.launchers import with_launchers, write_launchers
 from fl_audit.federation.overlay.servers import Servers
 from fl_audit.federation.overlay.superlink import NAME, at, write_connection
@@ -25,6 +25,9 @@ _AFTER = 5.0  # seconds between the outcome and the end of the log, or the other
 _POLL = 0.2
 _TAIL = 15  # lines of what flwr run printed that an error shows
 
+SIMULATED = "client-resources-num-cpus=1 init-args-log-to-driver=true"
+"""How a simulation of ours is run, besides its size."""
+
 
 def work(orders: Orders) -> None:
     """Run the federation to its end; the server's side writes the outcome, or it is written here."""
@@ -36,7 +39,8 @@ def work(orders: Orders) -> None:
         with contextlib.ExitStack() as stack:
             servers = None
             if job.superlink is None:
-                servers = Servers(orders.place, cwd=Path.cwd(), environment=environment, nodes=job.clients)
+                nodes = job.clients if job.deployment else None
+                servers = Servers(orders.place, cwd=Path.cwd(), environment=environment, nodes=nodes)
                 stack.enter_context(servers)
                 write_connection(Path(os.environ["FLWR_HOME"]), at(servers.address))
             _follow(orders, environment, servers)
@@ -49,7 +53,7 @@ def _follow(orders: Orders, environment: dict[str, str], servers: Servers | None
     log = orders.place / "flwr-run.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["flwr", "run", ".", NAME, "--stream"],
+            _command(orders.job),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -80,6 +84,13 @@ def _wait(orders: Orders, process: "subprocess.Popen[bytes]", log: Path, servers
         time.sleep(_POLL)
     if not orders.outcome.exists():
         raise FederationError(_refused(log, process.returncode))
+
+
+def _command(job: AppJob) -> list[str]:
+    command = ["flwr", "run", ".", NAME, "--stream"]
+    if job.superlink is None and not job.deployment:
+        command += ["--federation-config", f"num-supernodes={job.clients} {SIMULATED}"]
+    return command
 
 
 def _refused(log: Path, code: int | None) -> str:

@@ -1,4 +1,4 @@
-"""A SuperLink and its SuperNodes on loopback: real processes, each with its log."""
+"""A SuperLink on loopback and, for a deployment, its SuperNodes: real processes, each with its log."""
 
 import http.client
 import socket
@@ -26,7 +26,7 @@ class Servers:
         place: folder of their logs.
         cwd: their current folder.
         environment: theirs; Flower's commands are in its PATH.
-        nodes: how many SuperNodes.
+        nodes: SuperNodes of a deployment; None: a SuperLink that simulates them.
         port: the SuperLink's; None: a free one.
 
     Attributes:
@@ -39,7 +39,7 @@ class Servers:
         *,
         cwd: Path,
         environment: dict[str, str],
-        nodes: int,
+        nodes: int | None,
         port: int | None = None,
     ) -> None:
         self._place, self._cwd, self._nodes = place, cwd, nodes
@@ -50,9 +50,10 @@ class Servers:
 
     def __enter__(self) -> "Servers":
         try:
-            self._start("superlink", "flower-superlink", "--insecure")
+            simulation = ["--simulation"] if self._nodes is None else []
+            self._start("superlink", "flower-superlink", "--insecure", *simulation)
             self._wait_for_superlink()
-            for number in range(self._nodes):
+            for number in range(self._nodes or 0):
                 name = f"supernode-{number}"
                 self._ports[name] = free_port()
                 self._start(

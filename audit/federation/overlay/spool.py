@@ -97,7 +97,7 @@ class Spool:
         for path in sorted(self._folder.glob("held-*.safetensors")):
             held = read_tensors(path)
             for image, label in zip(held["images"], held["labels"], strict=True):
-                # Clients often evaluate on the same images.
+                # One process serves several clients, and keeps for each what it saw of all.
                 pool.setdefault(image.numpy().tobytes(), (image, label))
         found = [pair for pair in pool.values() if pair[0].shape == next(iter(pool.values()))[0].shape]
         if not found:

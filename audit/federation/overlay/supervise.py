@@ -1,4 +1,4 @@
-"""A process that runs an app by Flower's own: its orders, its events, and its end."""
+"""What the processes have in common that run an app under Flower's engines: orders, events, their end."""
 
 import contextlib
 import json
