@@ -64,7 +64,7 @@ class InvertingGradients(OptimisationAttack):
         description="weight added to it, times the share of noise in the update",
     )
     pooled: float = Field(
-        50,
+        200,
         ge=1,
         description="factor on tv where a small network pools by maximum, whose gradient skips most pixels",
     )

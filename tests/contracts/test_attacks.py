@@ -63,7 +63,7 @@ def run(name: str, case: Case, seed: int = 0, budget: float | None = None) -> Re
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reconstructs_images_of_the_right_form(name: str, batch: str, inferred: bool) -> None:
     case = make_case(NET.get(name, "small"), grant_labels=not inferred, **BATCHES[batch])
-    result = run(name, case, budget=BUDGETS.get(name))
+    result = run(name, case)
     check_done(name, case, result)
     if not reconstructs(name, case):
         return
