@@ -74,8 +74,10 @@ def contradictions(ranked: Ranking) -> list[Contradiction]:
 
 def _opposite(one: Sequence[float | None], other: Sequence[float | None]) -> float | None:
     rows = [(x, y) for x, y in zip(one, other, strict=True) if x is not None and y is not None]
+    if len(rows) < FEWEST or any(len(set(side)) == 1 for side in zip(*rows, strict=True)):
+        return None
     turns = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in itertools.combinations(rows, 2)]
-    return sum(turn < 0 for turn in turns) / len(turns) if len(rows) >= FEWEST else None
+    return sum(turn < 0 for turn in turns) / len(turns)
 
 
 def _row(setting: Done, answers: Mapping[str, float] | None) -> Row:

@@ -67,7 +67,9 @@ class Contradiction(Model):
 
     one: str
     other: str
-    share: float | None = Field(description="of the pairs of settings; ties are no disagreement")
+    share: float | None = Field(
+        description="of the pairs of settings; ties are no disagreement; null where one puts all on a level"
+    )
 
 
 class Figures(Model):

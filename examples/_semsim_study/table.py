@@ -41,7 +41,7 @@ def table(found: Figures) -> str:
     by_name = [fact.name for fact in names]
     images = {entry.metric: entry for entry in found.faithfulness}
     lines += [
-        f"Agreement with the labels ({found.judge}); 1 is perfect, in brackets the 95% interval.",
+        f"Agreement with the labels by {found.judge}; 1 is perfect, in brackets the 95% interval.",
         "",
         *_markdown(
             ["metric", "images: Spearman", "images: AUC", "settings: Spearman", "settings: Kendall"],

@@ -217,6 +217,7 @@ def test_contradictions_by_hand(part: Callable[[str], Any]) -> None:
     assert figures._opposite([1, 2, 3], [2, 1, 3]) == pytest.approx(1 / 3)
     assert figures._opposite([1, 2, 3], [1, 1, 2]) == 0
     assert figures._opposite([1, 2, None], [1, 2, 3]) is None
+    assert figures._opposite([2, 2, 2], [1, 2, 3]) is None
 
 
 def test_names_that_do_not_exist_are_said_before_anything_runs(
