@@ -93,7 +93,7 @@ def test_an_app_that_fails_in_every_supernode_is_said_with_its_own_traceback(
 ) -> None:
     client = CLIENT + "\nimport a_package_that_is_not_there\n"
     app = app_of_two_clients(tmp_path, "failing", client=client)
-    options = ["--engine", "flwr", "--deployment", "--clients", "1"]
+    options = ["--engine", "flwr", "--deployment", "--clients", "2"]
     assert _run(["app", str(app), "--out", str(tmp_path / "run"), *options]) == 1
     said = capsys.readouterr().err
     assert "every client failed: ModuleNotFoundError" in said
