@@ -146,7 +146,7 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
             f"{told}\n{log}"
         )
     elif not usable:
-        reasons = sorted({problem.reason for problem in outcome.failures})
+        reasons = sorted({problem.reason.removeprefix("the client failed: ") for problem in outcome.failures})
         if reasons:
             own = next(iter(outcome.tracebacks.values()), "").replace("\n", "\n    ")
             shown = f"\n  the app's own traceback, of one client:\n    {own}" if own else ""
