@@ -8,26 +8,26 @@ from torch import Tensor
 
 from fl_audit.semsim import CARD, NAME, packaged
 
-THRESHOLD = 0.5
-"""Probability from which an image can count as recognisable: more likely than not.
+THRESHOLD = 0.9
+"""Probability from which an image can count as recognisable.
 
-On held-out oracle labels it misses 6% of the recognisable pairs and calls 4% of the others recognisable; 0.9
-would miss 29%, and for an audit a miss is the worse error.
+On held-out oracle labels 0.5 misses 6% of the recognisable pairs and 0.9 misses 29%. But away from such pairs
+the probability is too high: noise left of a grey face under `dp` gets up to 0.86 where SSIM is 0.04.
 """
 GUESS_PERCENTILE = 0.95
 
 
 class RecognisabilityRule:
-    """Recognisable if SemSim's calibrated probability is at least 0.5, and above what 95% of guesses reach.
+    """Recognisable if SemSim's calibrated probability is at least 0.9, and above what 95% of guesses reach.
 
     The probability is a logistic function of the distance, fitted on held-out pairs that the labels' source
-    judged; both travel in the header of the weights. Away from those pairs it is too high.
+    judged; both travel in the header of the weights. Away from those pairs it is too high, hence 0.9.
     The comparison with guesses keeps data sets whose images look alike (faces, digits) from being called
     leaked: what somebody without the update would hand in is no leak.
 
     Args:
         guesses: SemSim distances of the negative control's guesses, ``(M,)``, NaN where unscored. Where none
-            is scored, 0.5 alone decides.
+            is scored, 0.9 alone decides.
     """
 
     name: ClassVar[str] = NAME
@@ -38,7 +38,7 @@ class RecognisabilityRule:
 
     @property
     def threshold(self) -> float:
-        """The least probability that counts as recognisable: 0.5, or the next above the guesses' level."""
+        """The least probability that counts as recognisable: 0.9, or the next above the guesses' level."""
         return max(THRESHOLD, self._level)
 
     @property

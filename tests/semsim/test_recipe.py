@@ -62,7 +62,7 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
     assert first.sha256 in card
     assert "No person did" in card
     assert "| judged plain-x | 6 |" in card
-    assert "these weights saw 4 steps" in card
+    assert "4 steps of 64 originals" in card
     assert "Real reconstructions in training: none" in card
 
 
