@@ -46,7 +46,6 @@ def card(
         parameters=sum(parameter.numel() for parameter in weights.network.parameters()),
         slope=calibration.slope,
         intercept=calibration.intercept,
-        border=calibration.intercept / calibration.slope,
         kinds=kinds,
         real=real,
         figures="\n".join(rows),

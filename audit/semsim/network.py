@@ -5,7 +5,7 @@ Networks run in eval mode (batch norm by stored statistics), so that an image's 
 else is in the batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import torch
@@ -142,17 +142,9 @@ class _Narrow(nn.Module):
         super().__init__()
         width, blocks = 32, (1, 2, 2, 1)
         self.stem = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.stages = nn.ModuleList()
-        before = width
-        for stage, count in enumerate(blocks):
-            after = width * 2**stage
-            layers = [
-                _Block(after if block else before, after, 2 if stage and not block else 1)
-                for block in range(count)
-            ]
-            self.stages.append(nn.Sequential(*layers))
-            before = after
-        self.head = nn.Linear(4 * (before + before // 2 + before // 4), FEATURES)
+        self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in _stages(width, blocks))
+        widest = width * 2 ** (len(blocks) - 1)
+        self.head = nn.Linear(4 * (widest + widest // 2 + widest // 4), FEATURES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -166,25 +158,31 @@ class _Narrow(nn.Module):
 
 def _resnet18() -> nn.Module:
     """ResNet-18 with the stem for small images and without its classifier, as in the paper: 512 features."""
-    return _residual(64, nn.Conv2d(3, 64, 3, 1, 1, bias=False), (2, 2, 2, 2), None)
+    return _residual((2, 2, 2, 2))
 
 
 def _resnet34() -> nn.Module:
     """ResNet-34, as `_resnet18`, 21.3 M parameters: over the size that is packaged, for comparison."""
-    return _residual(64, nn.Conv2d(3, 64, 3, 1, 1, bias=False), (3, 4, 6, 3), None)
+    return _residual((3, 4, 6, 3))
 
 
-def _residual(width: int, stem: nn.Conv2d, blocks: tuple[int, ...], out: int | None) -> nn.Module:
-    layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
+def _residual(blocks: tuple[int, ...], width: int = 64) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for stage in _stages(width, blocks):
+        layers += stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _stages(width: int, blocks: tuple[int, ...]) -> Iterator[list[_Block]]:
+    """The blocks of each resolution: every one after the first halves the image and doubles the width."""
     before = width
     for stage, count in enumerate(blocks):
-        for block in range(count):
-            layers.append(_Block(before, width * 2**stage, 2 if stage and not block else 1))
-            before = width * 2**stage
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    if out is not None:
-        layers.append(nn.Linear(before, out))
-    return nn.Sequential(*layers)
+        after = width * 2**stage
+        yield [
+            _Block(after if block else before, after, 2 if stage and not block else 1)
+            for block in range(count)
+        ]
+        before = after
 
 
 def _lenet() -> nn.Module:
