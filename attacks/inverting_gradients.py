@@ -95,17 +95,13 @@ class InvertingGradients(OptimisationAttack):
         )
 
     def _priors(self, problem: Problem) -> Iterator[Prior]:
-        weight = self.variation(problem)
+        noise = _noise(problem)
+        weight = self.tv * (self.pooled if pools_and_is_small(problem) else 1.0) + self.noisy_tv * noise
         if weight:
             yield TotalVariation(weight)
         sent = uses_batch_statistics(problem.model) and problem.buffers_received
-        if self.batch_norm and sent and not _noise(problem):
+        if self.batch_norm and sent and not noise:
             yield BatchNormPrior(self.batch_norm, "inferred", needed=False)
-
-    def variation(self, problem: Problem) -> float:
-        """The weight of total variation for the update at hand."""
-        weight = self.tv * (self.pooled if pools_and_is_small(problem) else 1.0)
-        return weight + self.noisy_tv * _noise(problem)
 
     def _is_pruned(self, problem: Problem) -> bool:
         if self.zeros == "auto":
