@@ -22,12 +22,11 @@ from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation.apps import _flwr_config as flower
-from fl_audit.federation.apps.grid import AppGrid, LoudApp
-from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, Protection
-from fl_audit.federation.apps.live import not_the_mean
-from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder, kept
+from fl_audit.federation.apps.grid import AppGrid, LoudApp, waits_in_vain
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob
+from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import outcome_of, own_traceback, seen_by, watch_for
-from fl_audit.federation.apps.protections import of_mods, of_strategies
+from fl_audit.federation.apps.protections import of_mods
 from fl_audit.federation.apps.watch import AppWitness
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
@@ -59,16 +58,8 @@ class _Run:
         self._notes: list[str] = []
         self._failure: AppFailure | None = None
         self._watch = watch_for(job)
-        self._recorder = BudgetRecorder(
-            Path(job.out),
-            defense=job.slug,
-            keep=kept(job),
-            budget=job.disk,
-            most=job.attacked,
-            not_the_mean=not_the_mean,
-        )
-        self._observer = AppObserver(Path(job.out) / "truth", self._on_round)
-        self._own: list[Protection] = []
+        self._recorder = recorder_for(job)
+        self._observer = AppObserver(Path(job.out) / "truth", lambda number: self._tell({"round": number}))
         self._over = threading.Lock()
 
     def start(self) -> None:
@@ -82,7 +73,7 @@ class _Run:
             except BaseException as error:  # also an app that exits while it is imported
                 self._fail("import", error)
                 return
-            self._own += of_mods(client)
+            self._observer.own += of_mods(client)
             if job.truth is not None:
                 self._observer.operator = import_object(job.truth, "truth")
             self._federate(server, client)
@@ -133,9 +124,7 @@ class _Run:
             if grid.asked_since_push > 2 and time.monotonic() - grid.last_activity > limit:
                 self._failure = AppFailure(
                     where="wait",
-                    text="the server app keeps asking for nodes and sends nothing: it seems to wait for more "
-                    f"than the {self._job.clients} clients that there are (min_available_nodes, "
-                    "min_available_clients). Give as many as it wants: --clients N",
+                    text=waits_in_vain(f"{self._job.clients} clients"),
                 )
                 self.finish(None)
 
@@ -155,7 +144,6 @@ class _Run:
                 seen_by(self._watch),
                 self._observer,
                 self._recorder,
-                own=self._own,
                 failure=failure or self._failure,
                 notes=self._notes,
             )
@@ -168,11 +156,6 @@ class _Run:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-
-    def _on_round(self, number: int) -> None:
-        """A round begins: the server's strategy is alive."""
-        self._own += [found for found in of_strategies() if found not in self._own]
-        self._tell({"round": number})
 
     def _tell(self, event: dict[str, Any]) -> None:
         self._pipe.write(json.dumps(event) + "\n")

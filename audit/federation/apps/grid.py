@@ -132,6 +132,15 @@ class AppGrid(LocalGrid):
         self._given_up[message.metadata.message_id] = reply
 
 
+def waits_in_vain(there: str) -> str:
+    """What is said of a server that waits for more nodes than ``there`` are."""
+    return (
+        "the server app keeps asking for nodes and sends nothing: it seems to wait for more than the "
+        f"{there} that there are (min_available_nodes, min_available_clients). Give as many as it wants: "
+        "--clients N"
+    )
+
+
 class LoudApp(ClientApp):
     """Prints the app's own tracebacks, and turns an exit into an error of that client.
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from fl_audit.core.captures import write_truth
 from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
-from fl_audit.federation.apps.job import AppJob, Problem, RoundAccuracy
+from fl_audit.federation.apps.job import AppJob, Problem, Protection, RoundAccuracy
+from fl_audit.federation.apps.live import not_the_mean
+from fl_audit.federation.apps.protections import of_strategies
 from fl_audit.federation.truth import take
 from fl_audit.strategies._content import read_scalars
 from fl_audit.strategies._sent import Sent
@@ -39,6 +41,7 @@ class AppObserver:
     Attributes:
         operator: asked for what the witness could not see.
         told_shape: ``(C, H, W)`` of the images that the operator gave.
+        own: how the app protects its clients by itself, as far as it was found.
     """
 
     operator: Operator | None = None
@@ -51,6 +54,7 @@ class AppObserver:
         self.rounds: list[int] = []
         self.training: TrainingDetails | None = None
         self.clients: Mapping[int, int] = {}
+        self.own: list[Protection] = []
         self._accuracy: dict[int, dict[int, float]] = {}
         self._took_part: set[tuple[int, int]] = set()
         self._root, self._report, self._fetch = truth, report, take
@@ -73,6 +77,7 @@ class AppObserver:
         number = recorded[0].key.round
         if number not in self.rounds:
             self.rounds.append(number)
+            self.own += [found for found in of_strategies() if found not in self.own]  # alive in a round
             self._report(number)
         wanted = {
             item.node_id: item.key for item in recorded if (item.written or item.masked) and item.arrived
@@ -127,6 +132,18 @@ def kept(job: AppJob) -> Keep:
     """Says for (round, client) whether it may be captured; which clients, `BudgetRecorder` chooses."""
     rounds = None if job.rounds is None else set(job.rounds)
     return lambda number, client: rounds is None or number in rounds
+
+
+def recorder_for(job: AppJob) -> "BudgetRecorder":
+    """What writes the captures of a job."""
+    return BudgetRecorder(
+        Path(job.out),
+        defense=job.slug,
+        keep=kept(job),
+        budget=job.disk,
+        most=job.attacked,
+        not_the_mean=not_the_mean,
+    )
 
 
 class BudgetRecorder(Recorder):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fl_audit.core.errors import ConfigError
-from fl_audit.federation.apps.job import AppFailure, AppJob, AppOutcome, Protection, Secure, Seen
+from fl_audit.federation.apps.job import AppFailure, AppJob, AppOutcome, Secure, Seen
 from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
 from fl_audit.federation.apps.watch import Watch
 from fl_audit.models.app_model import Recipe
@@ -57,7 +57,6 @@ def outcome_of(
     observer: AppObserver,
     recorder: BudgetRecorder,
     *,
-    own: Sequence[Protection],
     failure: AppFailure | None,
     notes: Sequence[str],
 ) -> AppOutcome:
@@ -68,7 +67,6 @@ def outcome_of(
         seen: what was seen of the app.
         observer: of the grid.
         recorder: of the captures.
-        own: what was found besides of how the app protects its clients.
         failure: why it ended early.
         notes: one sentence each.
     """
@@ -90,7 +88,8 @@ def outcome_of(
             "those that they were sent (personalised layers): there the attack takes for one update what "
             "several rounds added up to"
         )
-    seen = seen.model_copy(update={"own": [*own, *(found for found in seen.own if found not in own)]})
+    own = [*observer.own, *(found for found in seen.own if found not in observer.own)]
+    seen = seen.model_copy(update={"own": own})
     return AppOutcome(
         **dict(seen),
         failure=failure,

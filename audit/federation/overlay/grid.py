@@ -7,6 +7,7 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fl_audit.federation._flwr_private import CLIENT_FAILED, set_message_id
+from fl_audit.federation.apps.grid import waits_in_vain
 from fl_audit.strategies._proxy import GridProxy
 
 _POLL = 0.25  # seconds
@@ -48,11 +49,7 @@ class OverlayGrid(GridProxy):
         """
         self._asked += 1
         if self._asked > _ASKED and time.monotonic() - self._active > self._waiting:
-            raise AppWaits(
-                "the server app keeps asking for nodes and sends nothing: it seems to wait for more than the "
-                f"{len(list(self.grid.get_node_ids()))} that there are (min_available_nodes, "
-                "min_available_clients). Give as many as it wants: --clients N"
-            )
+            raise AppWaits(waits_in_vain(str(len(list(self.grid.get_node_ids())))))
         return sorted(self.grid.get_node_ids(), key=lambda node: (self._partitions.get(node, 2**31), node))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:

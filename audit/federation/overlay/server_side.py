@@ -14,11 +14,9 @@ from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.federation.apps import _flwr_config as flower
-from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome, Protection
-from fl_audit.federation.apps.live import not_the_mean
-from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder, kept
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import outcome_of, own_traceback, seen_by, together, watch_for
-from fl_audit.federation.apps.protections import of_strategies
 from fl_audit.federation.overlay.client_side import HELLO, PARTITION, UNKNOWN
 from fl_audit.federation.overlay.grid import AppWaits, OverlayGrid
 from fl_audit.federation.overlay.spool import Spool
@@ -63,18 +61,10 @@ class _ServerRun:
         self._spool = Spool(self._job)
         self._watch = watch_for(self._job)
         self._notes: list[str] = []
-        self._own: list[Protection] = []
-        self._recorder = BudgetRecorder(
-            Path(self._job.out),
-            defense=self._job.slug,
-            keep=kept(self._job),
-            budget=self._job.disk,
-            most=self._job.attacked,
-            not_the_mean=not_the_mean,
-        )
+        self._recorder = recorder_for(self._job)
         self._observer = AppObserver(
             Path(self._job.out) / "truth",
-            self._on_round,
+            lambda number: self._tell({"round": number}),
             _unwatched if self._job.server_only else self._spool.take,
         )
 
@@ -159,9 +149,7 @@ class _ServerRun:
         seen = together([*self._spool.seen(), seen_by(self._watch)])
         if job.server_only:
             seen = stated(job, self._observer.told_shape, seen)
-        outcome = outcome_of(
-            job, seen, self._observer, self._recorder, own=self._own, failure=failure, notes=self._notes
-        )
+        outcome = outcome_of(job, seen, self._observer, self._recorder, failure=failure, notes=self._notes)
         tracebacks = {numbers.get(node, node): text for node, text in self._spool.errors()}
         more: dict[str, Any] = {"clients": len(numbers) or None, "tracebacks": tracebacks}
         if job.server_only:
@@ -179,11 +167,6 @@ class _ServerRun:
     def _held_here(self) -> dict[str, Any] | None:
         found = self._watch.held_out()
         return None if found is None else {"images": found[0], "labels": found[1]}
-
-    def _on_round(self, number: int) -> None:
-        """A round begins: the server's strategy is alive."""
-        self._own += [found for found in of_strategies() if found not in self._own]
-        self._tell({"round": number})
 
     def _tell(self, event: dict[str, Any]) -> None:
         with (self._place / EVENTS).open("a", encoding="utf-8") as file:
