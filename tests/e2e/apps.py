@@ -2,6 +2,9 @@
 
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
+
+from fl_audit.federation.apps import AppJob, read_app
 
 PYPROJECT = """
 [project]
@@ -165,3 +168,31 @@ def write_app(
 def listing(folder: Path) -> dict[str, bytes]:
     """Every file below ``folder`` with its contents."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def job_for(out: Path, **changes: Any) -> AppJob:
+    """A job of two clients of the app ``tiny`` below ``out``, by engine local and without a defense."""
+    values: dict[str, Any] = {
+        "folder": "",
+        "code": str(out / "app"),
+        "server": "tiny.server:app",
+        "client": "tiny.client:app",
+        "config": {},
+        "clients": 2,
+        "seed": 1,
+        "defense": "none",
+        "slug": "none",
+        "out": str(out),
+        "rounds": None,
+        "attacked": None,
+        "timeout": 60.0,
+        "disk": 10**9,
+    }
+    return AppJob.model_validate(values | changes)
+
+
+def job_of(app: Path, out: Path, *, clients: int | None = None, **changes: Any) -> AppJob:
+    """A job of the app in a folder, as its pyproject says it."""
+    told = read_app(app, [], clients=clients)
+    own = {"server": told.server, "client": told.client, "config": told.config, "clients": told.clients}
+    return job_for(out, **{"code": str(app), **own, **changes})

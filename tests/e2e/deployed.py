@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fl_audit.core.captures import list_captures, read_truth, read_update
-from fl_audit.federation.apps import AppJob, AppOutcome, read_app, run_app
+from fl_audit.federation.apps import AppOutcome, run_app
 from fl_audit.federation.overlay.launchers import NEEDED, installed
-from tests.e2e.apps import SERVER, write_app
+from tests.e2e.apps import SERVER, job_of, write_app
 
 needs_flower = pytest.mark.skipif(
     not set(NEEDED) <= set(installed()),
@@ -26,24 +26,8 @@ MARK = "FL_AUDIT_TEST_MARK"
 
 def federate(app: Path, out: Path, **changes: Any) -> AppOutcome:
     """Run the app once, without attack and grading."""
-    told = read_app(app, [], clients=2)
-    values: dict[str, Any] = {
-        "folder": "",
-        "code": str(app),
-        "server": told.server,
-        "client": told.client,
-        "config": told.config,
-        "clients": told.clients,
-        "seed": 1,
-        "defense": "none",
-        "slug": "none",
-        "out": str(out),
-        "rounds": None,
-        "attacked": None,
-        "timeout": 120.0,
-        "disk": 10**9,
-    }
-    return run_app(AppJob.model_validate(values | changes), out / "process", lambda number: None)
+    job = job_of(app, out, **({"clients": 2, "timeout": 120.0} | changes))
+    return run_app(job, out / "process", lambda number: None)
 
 
 def app_of_two_clients(root: Path, package: str, **changes: Any) -> Path:

@@ -11,31 +11,14 @@ import torch
 from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.types import CaptureKey
-from fl_audit.federation.apps import AppJob, AppOutcome, copy_app, read_app, run_app
+from fl_audit.federation.apps import AppOutcome, copy_app, read_app, run_app
 from fl_audit.federation.apps.normalise import find_normalisation
 from fl_audit.models.app_model import Recipe
-from tests.e2e.apps import CLIENT, PYPROJECT, SERVER, TASK, write_app
+from tests.e2e.apps import CLIENT, PYPROJECT, SERVER, TASK, job_of, write_app
 
 
 def run(app: Path, out: Path, **changes: Any) -> AppOutcome:
-    told = read_app(app, [], clients=changes.pop("clients", None))
-    job = AppJob(
-        folder="",
-        code=str(app),
-        server=told.server,
-        client=told.client,
-        config=told.config,
-        clients=told.clients,
-        seed=1,
-        defense="none",
-        slug="none",
-        out=str(out),
-        rounds=None,
-        attacked=None,
-        timeout=60.0,
-        disk=10**9,
-    )
-    return run_app(job.model_copy(update=changes), out / "process", lambda number: None)
+    return run_app(job_of(app, out, **changes), out / "process", lambda number: None)
 
 
 def captured(out: Path) -> dict[int, str | None]:

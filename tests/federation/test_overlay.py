@@ -31,28 +31,11 @@ from fl_audit.federation.overlay.superlink import connection
 from fl_audit.federation.overlay.tree import descendants
 from fl_audit.federation.overlay.untold import stated, untold
 from fl_audit.federation.overlay.write import write_overlay
-from tests.e2e.apps import PYPROJECT, write_app
+from tests.e2e.apps import PYPROJECT, job_for, write_app
 
 
 def job(out: Path, **changes: Any) -> AppJob:
-    values: dict[str, Any] = {
-        "folder": "",
-        "code": str(out / "app"),
-        "server": "tiny.server:app",
-        "client": "tiny.client:app",
-        "config": {},
-        "clients": 2,
-        "seed": 1,
-        "defense": "none",
-        "slug": "none",
-        "out": str(out),
-        "rounds": None,
-        "attacked": None,
-        "timeout": 60.0,
-        "disk": 10**9,
-        "engine": "flwr",
-    }
-    return AppJob.model_validate(values | changes)
+    return job_for(out, engine="flwr", **changes)
 
 
 def test_an_overlay_is_an_app_of_flower_with_our_components_and_the_apps_config(tmp_path: Path) -> None:

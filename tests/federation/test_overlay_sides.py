@@ -11,10 +11,10 @@ from fl_audit.core.captures import list_captures, read_truth
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_model, write_json
 from fl_audit.core.types import CaptureKey
-from fl_audit.federation.apps import AppJob, AppOutcome, copy_app, read_app
+from fl_audit.federation.apps import AppOutcome, copy_app
 from fl_audit.federation.apps.job import OUTCOME
 from fl_audit.federation.overlay.write import write_overlay
-from tests.e2e.apps import CLIENT, TASK
+from tests.e2e.apps import CLIENT, TASK, job_of
 from tests.e2e.deployed import agree, app_of_two_clients, federate
 
 ON_ONE_GRID = """
@@ -40,25 +40,7 @@ with task_identity(7):
 
 def on_one_grid(app: Path, out: Path, **changes: Any) -> AppOutcome:
     """Write the overlay and let its two components meet."""
-    told = read_app(app, [], clients=2)
-    values: dict[str, Any] = {
-        "folder": str(out / "overlay"),
-        "code": str(app),
-        "server": told.server,
-        "client": told.client,
-        "config": told.config,
-        "clients": 2,
-        "seed": 1,
-        "defense": "none",
-        "slug": "none",
-        "out": str(out),
-        "rounds": None,
-        "attacked": None,
-        "timeout": 60.0,
-        "disk": 10**9,
-        "engine": "flwr",
-    }
-    job = AppJob.model_validate(values | changes)
+    job = job_of(app, out, clients=2, folder=str(out / "overlay"), engine="flwr", **changes)
     file = out / "process/job.json"
     write_json(file, job.model_dump(mode="json"))
     copy_app(app, out / "overlay")
