@@ -249,6 +249,9 @@ def test_a_server_only_audit_knows_what_it_is_told_and_names_the_rest(tmp_path: 
     assert (seen.classes, seen.image_shape, seen.parameters) == (10, (1, 8, 8), 64 * 32 + 32 + 320 + 10)
     assert seen.recipe is not None
     assert (seen.recipe.mean, seen.recipe.std, seen.recipe.flat) == ([0.5], [0.5], False)
+    colours = job(tmp_path, model="stated.task:build", input_range=(-1.0, 1.0, 0.0, 1.0, -2.0, 2.0))
+    each = stated(colours, (1, 8, 8), Seen())
+    assert each.normalisation == "--input-range -1,1,0,1,-2,2"
     wrong = stated(told, (3, 9, 9), Seen())
     assert wrong.recipe is None
     assert "does not take images of shape (3, 9, 9)" in str(wrong.recipe_missing)

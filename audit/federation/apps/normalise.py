@@ -95,21 +95,26 @@ def undone(inputs: Tensor, norm: Norm) -> Tensor:
     return inputs * std + mean
 
 
-def _told(inputs: Tensor, told: Sequence[float]) -> Normalisation | str:
-    lows, highs = told[::2], told[1::2]
-    text = ",".join(f"{value:g}" for value in told)
-    spans = [high - low for low, high in zip(lows, highs, strict=True)]
+def told_normalisation(told: Sequence[float]) -> Normalisation:
+    """What ``--input-range`` says: what 0 and 1 of an image are, for all channels or for each."""
+    pairs = list(zip(told[::2], told[1::2], strict=True))
     norm: Norm = (
-        tuple(-low / span for low, span in zip(lows, spans, strict=True)),
-        tuple(1 / span for span in spans),
+        tuple(-low / (high - low) for low, high in pairs),
+        tuple(1 / (high - low) for low, high in pairs),
     )
-    if len(lows) not in (1, inputs.shape[1]):
-        return f"--input-range {text} is for {len(lows)} channels, the images have {inputs.shape[1]}"
-    if fits(inputs, norm):
-        return Normalisation(norm, f"--input-range {text}")
+    return Normalisation(norm, f"--input-range {','.join(f'{value:g}' for value in told)}")
+
+
+def _told(inputs: Tensor, told: Sequence[float]) -> Normalisation | str:
+    found = told_normalisation(told)
+    channels = len(found.norm[0])
+    if channels not in (1, inputs.shape[1]):
+        return f"{found.how} is for {channels} channels, the images have {inputs.shape[1]}"
+    if fits(inputs, found.norm):
+        return found
     return (
         f"the model's input runs from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}, outside "
-        f"--input-range {text}"
+        f"{found.how}"
     )
 
 

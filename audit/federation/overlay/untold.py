@@ -7,6 +7,7 @@ from torch import nn
 
 from fl_audit.core.errors import ConfigError
 from fl_audit.federation.apps.job import AppJob, Seen
+from fl_audit.federation.apps.normalise import told_normalisation
 from fl_audit.models.app_model import Recipe
 
 UNWATCHED = (
@@ -26,13 +27,14 @@ def stated(job: AppJob, truth_shape: tuple[int, int, int] | None, seen: Seen) ->
         seen: what the server's own process saw.
     """
     shape = job.image_shape or truth_shape
-    low, high = job.input_range or (0.0, 1.0)
+    normalisation = told_normalisation(job.input_range or (0.0, 1.0))
     told = seen.model_copy(update={"recipe": None, "recipe_missing": None, "image_shape": shape})
     if job.input_range is not None:
-        told = told.model_copy(update={"normalisation": f"--input-range {low:g},{high:g}"})
+        told = told.model_copy(update={"normalisation": normalisation.how})
     if job.model is None or shape is None:
         return told
-    recipe = Recipe(target=job.model, mean=[-low / (high - low)], std=[1 / (high - low)])
+    mean, std = normalisation.norm
+    recipe = Recipe(target=job.model, mean=list(mean), std=list(std))
     try:
         model = recipe.make(Path(job.code))
         flat, classes = _output(model, shape)
