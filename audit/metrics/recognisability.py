@@ -8,26 +8,27 @@ from torch import Tensor
 
 from fl_audit.semsim import CARD, NAME, packaged
 
-THRESHOLD = 0.9
+THRESHOLD = 0.7
 """Probability from which an image can count as recognisable.
 
-On held-out oracle labels 0.5 misses 6% of the recognisable pairs and 0.9 misses 29%. But away from such pairs
-the probability is too high: noise left of a grey face under `dp` gets up to 0.86 where SSIM is 0.04.
+On held-out oracle labels 0.5 misses 6% of the recognisable pairs and calls 6% of the others recognised; 0.7 misses
+12% and 3%, 0.9 35% and 2%. Of the judged pairs 0.7 misses 9 of 84 with 4 false alarms among 162, see the model
+card. Where images resemble each other the probability is too high, and the guesses decide.
 """
 GUESS_PERCENTILE = 0.95
 
 
 class RecognisabilityRule:
-    """Recognisable if SemSim's calibrated probability is at least 0.9, and above what 95% of guesses reach.
+    """Recognisable if SemSim's calibrated probability is at least 0.7, and above what 95% of guesses reach.
 
     The probability is a logistic function of the distance, fitted on held-out pairs that the labels' source
-    judged; both travel in the header of the weights. Away from those pairs it is too high, hence 0.9.
+    judged; both travel in the header of the weights.
     The comparison with guesses keeps data sets whose images look alike (faces, digits) from being called
     leaked: what somebody without the update would hand in is no leak.
 
     Args:
         guesses: SemSim distances of the negative control's guesses, ``(M,)``, NaN where unscored. Where none
-            is scored, 0.9 alone decides.
+            is scored, 0.7 alone decides.
     """
 
     name: ClassVar[str] = NAME
@@ -38,7 +39,7 @@ class RecognisabilityRule:
 
     @property
     def threshold(self) -> float:
-        """The least probability that counts as recognisable: 0.9, or the next above the guesses' level."""
+        """The least probability that counts as recognisable: 0.7, or the next above the guesses' level."""
         return max(THRESHOLD, self._level)
 
     @property

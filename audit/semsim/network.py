@@ -19,8 +19,8 @@ BATCH = 8
 """Images in one forward pass, with all their views, always: a smaller last batch is filled up. Libraries
 choose their kernels by the shape, so that an image's features would otherwise change in the last bits with
 the number of its neighbours."""
-ZOOMS = (0.75, 1.3)
-"""Sides of the part of an image that its closer and its wider view show; 1 is all of it."""
+SHIFTS = (0.3, -0.3)
+"""By how much its moved views are moved up, in halves of the image's height; the edge is repeated."""
 
 Backbone = Literal["lenet", "narrow", "resnet18", "resnet34"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
@@ -71,23 +71,25 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def views(ready: Tensor) -> Tensor:
-    """What features are averaged over: as it is, of even contrast, closer, wider; each and its mirror image.
+    """What features are averaged over, each with its mirror image.
+
+    As it is, of even contrast, moved up, moved down, in inverted colours.
 
     Args:
         ready: from `prepare`, ``(N, 3, 32, 32)``.
 
     Returns:
-        ``(8, N, 3, 32, 32)``, the second half the mirror images of the first.
+        ``(10, N, 3, 32, 32)``, the second half the mirror images of the first.
     """
     flat = ready.flatten(1)
     spread = flat.std(1).clamp(min=0.08).view(-1, 1, 1, 1)
     even = ((ready - flat.mean(1).view(-1, 1, 1, 1)) / spread).clamp(-2, 2)
-    zoomed = []
-    for zoom in ZOOMS:
-        theta = torch.tensor([[zoom, 0.0, 0.0], [0.0, zoom, 0.0]], device=ready.device)
+    moved = []
+    for shift in SHIFTS:
+        theta = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, shift]], device=ready.device)
         grid = affine_grid(theta.expand(len(ready), 2, 3), list(ready.shape), align_corners=False)
-        zoomed.append(grid_sample(ready, grid, padding_mode="border", align_corners=False))
-    upright = torch.stack([ready, even, *zoomed])
+        moved.append(grid_sample(ready, grid, padding_mode="border", align_corners=False))
+    upright = torch.stack([ready, even, *moved, -ready])
     return torch.cat([upright, upright.flip(4)])
 
 

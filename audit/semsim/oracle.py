@@ -22,6 +22,8 @@ UNRECOGNISABLE, RECOGNISABLE = 0.2, 0.5
 """Grades at or under the first are labelled 0, at or over the second 1, between them 0.5."""
 
 _WINDOW, _SIGMA = 11, 1.5
+_LEAST = 0.2
+"""Weight of visible bands under which an original is too flat to be recognised whatever was kept of it."""
 
 
 def grade(victims: Tensor, reconstructions: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ def transform_grade(transformed: Transformed) -> Tensor:
 
     Half of the area in the frame is enough; inverted structure counts like upright one.
     """
-    kept = torch.zeros(len(transformed.images))
+    kept, counted = torch.zeros(2, len(transformed.images))
     for weight, own, theirs in zip(
         BAND_WEIGHTS, _bands(transformed.moved), _bands(transformed.images), strict=True
     ):
@@ -51,8 +53,10 @@ def transform_grade(transformed: Transformed) -> Tensor:
         plain = (flat[0] * flat[1]).mean(1) / (
             flat[0].square().mean(1) * flat[1].square().mean(1)
         ).sqrt().clamp(min=1e-6)
-        visible = (theirs.flatten(1).square().mean(1).sqrt() / FAINT).clamp(max=1)
-        kept = kept + weight * torch.maximum(edges, plain.abs()).clamp(0, 1) * visible
+        share, visible = _seen(weight, flat[0].square().mean(1).sqrt(), flat[1].square().mean(1).sqrt())
+        kept = kept + share * torch.maximum(edges, plain.abs()).clamp(0, 1) * visible
+        counted = counted + share
+    kept = kept / counted.clamp(min=_LEAST)
     kept = (kept / 0.7).clamp(max=1)
     return kept * ((transformed.visible - 0.15) / 0.4).clamp(0, 1)
 
@@ -75,7 +79,7 @@ def _even(victims: Tensor, reconstructions: Tensor) -> Tensor:
 
 def _band_agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
     """Correlation in each band, lowered where the structure is smoothed away or faint, ``(N,)`` in [0, 1]."""
-    seen = torch.zeros(len(victims))
+    seen, counted = torch.zeros(2, len(victims))
     for weight, own, theirs in zip(BAND_WEIGHTS, _bands(victims), _bands(reconstructions), strict=True):
         a, b = own.flatten(1), theirs.flatten(1)
         covariance = (a * b).mean(1)
@@ -83,9 +87,20 @@ def _band_agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
         correlation = (covariance / (energy_a * energy_b).sqrt().clamp(min=1e-5)).clamp(0, 1)
         # What is smoothed away correlates with what was there, but is not there.
         strength = (2 * (energy_b / energy_a.clamp(min=1e-6)).sqrt() * correlation).clamp(max=1)
-        visible = (covariance.clamp(min=0).sqrt() / FAINT).clamp(max=1)
-        seen = seen + weight * correlation * strength * visible
-    return seen
+        share, visible = _seen(weight, energy_a.sqrt(), covariance.clamp(min=0).sqrt())
+        seen = seen + share * correlation * strength * visible
+        counted = counted + share
+    return seen / counted.clamp(min=_LEAST)
+
+
+def _seen(weight: float, own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """What a band counts, and how visible it is in the reconstruction, from standard deviations ``(N,)``.
+
+    A band in which the original itself shows next to nothing says little: few pixels enlarged have no detail
+    to lose.
+    """
+    enough = own.clamp(min=1e-6, max=FAINT)
+    return weight * enough / FAINT, (theirs / enough).clamp(max=1)
 
 
 def _ssim(victims: Tensor, reconstructions: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from fl_audit.core.errors import MissingDataError
 from fl_audit.core.files import read_tensors
@@ -96,15 +97,16 @@ def batches(
     """Endless batches: each original with two reconstructions, see `synthetic`; two pictures of each class.
 
     Args:
-        sets: pictures, each set as likely as the others.
+        sets: pictures; sets are drawn from by their weights.
         real: real reconstructions to mix in.
         generator: CPU generator.
         size: originals in a batch.
         kinds: degradations to draw from, with weights; None for all.
     """
     chances = None if real is None else real.weights()
+    weights = torch.tensor([part.weight for part in sets])
     while True:
-        counts = torch.multinomial(torch.ones(len(sets)), size, replacement=True, generator=generator)
+        counts = torch.multinomial(weights, size, replacement=True, generator=generator)
         chosen = [
             torch.randint(len(part.images), (int((counts == n).sum()),), generator=generator)
             for n, part in enumerate(sets)
@@ -145,7 +147,7 @@ def synthetic(
         kinds: see `batches`.
     """
     strength = torch.rand(len(originals), generator=generator)
-    share, moving, whole = (0.9, 0.75, 0.35) if lighter else (0.4, 0.65, 0.0)
+    share, moving, whole = (0.9, 0.85, 0.4) if lighter else (0.4, 0.65, 0.0)
     transformed = random_transform(originals, generator, share=share, moving=moving)
     strength = strength**2 if lighter else strength
     strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
@@ -163,8 +165,24 @@ def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> T
 
 
 def _vary(originals: Tensor, generator: torch.Generator) -> Tensor:
-    """Originals of more kinds than the data sets hold: some grey, some in other colours, turned or zoomed."""
-    n = len(originals)
+    """Originals of more kinds than the data sets hold.
+
+    Some turned or in other colours, one in five grey, one in seven of few pixels, one in seven faded.
+    """
     originals = random_transform(originals, generator, share=0.3).images
-    grey = torch.rand(n, generator=generator) < 0.12
-    return torch.where(grey.view(-1, 1, 1, 1), luminance(originals).expand(-1, 3, -1, -1), originals)
+    few, faded, grey = (_rows(len(originals), share, generator) for share in (0.15, 0.15, 0.2))
+    if len(few):
+        side = int(torch.randint(8, 26, (1,), generator=generator))
+        small = interpolate(originals[few], (side, side), mode="bilinear", antialias=True)
+        originals[few] = interpolate(small, originals.shape[2:], mode="bilinear", align_corners=False)
+    if len(faded):
+        mean = originals[faded].mean((1, 2, 3), keepdim=True)
+        contrast = 0.25 + 0.5 * torch.rand(len(faded), 1, 1, 1, generator=generator)
+        originals[faded] = mean + contrast * (originals[faded] - mean)
+    originals[grey] = luminance(originals[grey]).expand(-1, 3, -1, -1)
+    return originals
+
+
+def _rows(n: int, share: float, generator: torch.Generator) -> Tensor:
+    """Each of ``n`` rows with a chance of ``share``."""
+    return (torch.rand(n, generator=generator) < share).nonzero().flatten()

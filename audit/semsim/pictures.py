@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -26,11 +26,13 @@ class Pictures:
         name: for messages and the card.
         images: uint8 ``(N, 3, 32, 32)``.
         classes: int64 ``(N,)``.
+        weight: how often training draws from it, beside other data sets.
     """
 
     name: str
     images: Tensor
     classes: Tensor
+    weight: float = 1.0
 
     def floats(self, rows: Tensor) -> Tensor:
         """The rows as float32 in [0, 1]."""
@@ -38,7 +40,7 @@ class Pictures:
 
     def part(self, rows: Tensor) -> "Pictures":
         """Some of them."""
-        return Pictures(self.name, self.images[rows], self.classes[rows])
+        return replace(self, images=self.images[rows], classes=self.classes[rows])
 
 
 def read_zip(path: Path, folder: str, name: str) -> Pictures:

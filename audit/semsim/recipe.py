@@ -27,6 +27,7 @@ from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
 from fl_audit.semsim.card import card
 from fl_audit.semsim.degradations import KINDS
+from fl_audit.semsim.drawings import drawings
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import labels
@@ -39,8 +40,8 @@ HELD_OUT = 0.08
 """Share of the pictures, and of the shards of real reconstructions, that calibrate and measure."""
 
 
-STEPS = 20_000
-"""Optimiser steps of the packaged weights; the learning rate rises and falls once over them."""
+CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3))
+"""Optimiser steps and highest learning rate of each cycle: over it the rate rises and falls once."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def write(
         real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the pairs"
         if real
         else "none",
-        steps=steps_of(float(settings["scale"])),
+        steps=cycles(float(settings["scale"])),
         seed=settings["seed"],
         command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
         f"--seed {settings['seed']}",
@@ -124,20 +125,31 @@ def run(
     training, held = picture_sets(data, seed)
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
-    network = train(
-        batches(training, seen, torch_generator(seed, "pairs")),
-        backbone=backbone,
-        loss=loss,
-        schedule=Schedule(steps=steps_of(scale), minutes=minutes),
-        seed=seed,
-        progress=Lines(),
-    )
+    source = batches(training, seen, torch_generator(seed, "pairs"))
+    total = sum(cycles(1.0))
+
+    def learn(start: nn.Module | None, cycle: int) -> nn.Module:
+        steps, rate = CYCLES[cycle]
+        limit = None if minutes is None else minutes * steps / total
+        return train(
+            source,
+            backbone=backbone,
+            loss=loss,
+            schedule=Schedule(steps=cycles(scale)[cycle], rate=rate, minutes=limit),
+            seed=seed,
+            start=start,
+            progress=Lines(),
+        )
+
+    network = learn(None, 0)
+    for cycle in range(1, len(CYCLES)):
+        network = learn(network, cycle)
     return finish(network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed)
 
 
-def steps_of(scale: float) -> int:
-    """Optimiser steps at a scale; at least one."""
-    return max(1, round(scale * STEPS))
+def cycles(scale: float) -> tuple[int, ...]:
+    """Optimiser steps of each cycle at a scale; at least one."""
+    return tuple(max(1, round(scale * steps)) for steps, _ in CYCLES)
 
 
 def finish(
@@ -189,7 +201,10 @@ def held_out_pairs(
 
 
 def picture_sets(data: Path, seed: int) -> tuple[list[Pictures], list[Pictures]]:
-    """Training and held-out pictures of each data set; none of them is an original of a judged pair."""
+    """Training and held-out pictures of each data set; none of them is an original of a judged pair.
+
+    The two data sets of photographs, and drawings.
+    """
     sets = [
         read_zip(data / "cifar10-jpeg.zip", "cifar10/train/", "CIFAR-10 (JPEG)"),
         read_zip(data / "caltech101-64.zip", "caltech101-64/", "Caltech-101"),
@@ -198,6 +213,7 @@ def picture_sets(data: Path, seed: int) -> tuple[list[Pictures], list[Pictures]]
     if judged:
         originals = torch.cat([part.originals for part in judged.values()])
         sets = [without(pictures, originals) for pictures in sets]
+    sets.append(drawings(torch_generator(seed, "drawings")))
     parts = [split(pictures, HELD_OUT, torch_generator(seed, "held out", pictures.name)) for pictures in sets]
     return [more for more, _ in parts], [fewer for _, fewer in parts]
 

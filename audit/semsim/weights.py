@@ -25,9 +25,10 @@ from fl_audit.semsim.calibration import Calibration
 from fl_audit.semsim.network import BACKBONES, Backbone, build
 
 FORMAT = "fl-audit-semsim"
-VERSION = "1"
-NAME = "semsim-v3"
-PACKAGED_SHA256 = "a5b34268b6a65804d4e947cab390f8e9969e559ff249811e0290b1ed2796bd0f"
+VERSION = "2"
+"""Of what a file's calibration belongs to: the views that features are averaged over."""
+NAME = "semsim-v4"
+PACKAGED_SHA256 = "e6865698413cfa8288074be40c2ac7965f518e412f17003b71ca34d3fdd94485"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

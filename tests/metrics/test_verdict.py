@@ -21,7 +21,7 @@ def test_the_rule_is_the_calibrated_probability_at_nine_tenths() -> None:
         assert probability == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-9)
     assert math.isnan(found[4])
     assert rule.judge({"semsim": distances}).tolist() == [True, True, False, False, False]
-    assert rule.threshold == THRESHOLD == 0.9
+    assert rule.threshold == THRESHOLD == 0.7
 
 
 def test_what_a_guess_reaches_is_not_recognised() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fl_audit.semsim import oracle
 from fl_audit.semsim.degradations import KINDS, degrade
+from fl_audit.semsim.drawings import drawings
 from fl_audit.semsim.evaluation import auc
 from fl_audit.semsim.network import distance
 from fl_audit.semsim.pairs import Reconstructions, batches
@@ -86,6 +87,43 @@ def test_the_grade_is_ssim_and_bands(faces: Tensor) -> None:
     grey = torch.full_like(faces, 0.5)
     assert oracle.grade(faces, grey).max() < 0.35
     assert oracle.grade(faces, 1 - faces).max() < 0.2
+
+
+def test_what_the_original_does_not_show_is_not_missed(faces: Tensor) -> None:
+    few = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(faces, 4), (32, 32), mode="bilinear")
+    faded = 0.5 + 0.25 * (faces - faces.mean((1, 2, 3), keepdim=True))
+    whole = torch.ones(64)
+    for originals in (few, faded):
+        assert oracle.grade(originals, originals).min() > 0.95
+        assert oracle.transform_grade(Transformed(originals, originals, whole)).min() > 0.95
+        assert oracle.grade(originals, torch.rand(originals.shape, generator=rng())).max() < 0.15
+        assert oracle.grade(originals, originals.roll(1, 0)).mean() < 0.2
+    flat = torch.full_like(faces, 0.3)
+    assert oracle.grade(flat, flat).max() == 0  # there is nothing to recognise
+    assert oracle.transform_grade(Transformed(flat, flat, whole)).max() == 0
+
+
+def test_drawings_repeat_and_resemble_their_kin() -> None:
+    one, two = (drawings(rng(5), count=60, classes=6) for _ in range(2))
+    assert torch.equal(one.images, two.images)
+    assert (one.images.dtype, one.images.shape) == (torch.uint8, (60, 3, 32, 32))
+    assert one.classes.bincount().tolist() == [10] * 6
+    channels = one.floats(torch.arange(60)).flatten(2)
+    ink = channels[torch.arange(60), channels.std(2).argmax(1)]
+    assert (ink.std(1) > 0.05).double().mean() > 0.95
+    # Which colours were drawn says nothing about the strokes: compare them by their absolute correlation.
+    alike = torch.corrcoef(ink).abs()
+    same = one.classes[:, None] == one.classes[None]
+    assert alike[same & ~torch.eye(60, dtype=torch.bool)].mean() > 1.5 * alike[~same].mean()
+
+
+def test_data_sets_are_drawn_by_weight(faces: Tensor) -> None:
+    images = (faces * 255).round().to(torch.uint8)
+    light = Pictures("a", images, torch.zeros(64, dtype=torch.int64), weight=0.25)
+    black = Pictures("b", torch.zeros_like(images), torch.zeros(64, dtype=torch.int64))
+    source = batches([light, black], None, rng(), size=400)
+    shown = next(source).originals.flatten(1).std(1) > 0.01
+    assert float(shown.double().mean()) == pytest.approx(0.2, abs=0.06)
 
 
 def test_what_the_client_did_is_graded_with_the_geometry_undone(faces: Tensor) -> None:

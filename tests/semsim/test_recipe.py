@@ -55,14 +55,14 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
         ]
         assert main([*arguments, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
-    first, second = (load(data / name / "semsim-v3.safetensors") for name in ("one", "two"))
+    first, second = (load(data / name / "semsim-v4.safetensors") for name in ("one", "two"))
     assert first.sha256 == second.sha256
     assert first.sha256 in outputs[0]
     card = (data / "one" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert first.sha256 in card
     assert "No person did" in card
     assert "| judged plain-x | 6 |" in card
-    assert "4 steps of 64 originals" in card
+    assert "4 and 4 steps of 64 originals" in card
     assert "Real reconstructions in training: none" in card
 
 
