@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fl_audit.core.types import ThreatLevel
+from fl_audit.core.knowledge import ThreatLevel
 from fl_audit.reports._base import SCHEMA_VERSION, Model
 from fl_audit.reports.seen_facts import ClientScalar, SeenRound
 

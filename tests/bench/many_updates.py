@@ -32,8 +32,9 @@ import torch  # noqa: E402  # after the path, like what follows
 from torch import Tensor, nn  # noqa: E402
 
 from fl_audit.attacks import Attack, Task, attacks  # noqa: E402
+from fl_audit.core.knowledge import Knowledge  # noqa: E402
 from fl_audit.core.seeding import seeded_globals  # noqa: E402
-from fl_audit.core.types import CaptureKey, Knowledge, TrainingDetails, Update  # noqa: E402
+from fl_audit.core.types import CaptureKey, TrainingDetails, Update  # noqa: E402
 from fl_audit.data import datasets  # noqa: E402
 from fl_audit.metrics import psnr  # noqa: E402
 from fl_audit.models import models  # noqa: E402
