@@ -5,11 +5,14 @@ Pure: from the counts of a summary, no files. Three notions:
 - *Pareto front*: a setting is on it if no other one leaks at most as much at an accuracy at least as high,
   and is better in one of the two. It compares point estimates; intervals stand beside them.
 - *At the level of guesses*: the 95% Wilson (1927) interval of the setting's leak rate includes the rate that
-  the better kind of guess reaches (negative control), images that could not be graded counting as
-  recognised; and the attack had the power to find more: the positive control recognised every image, or a
-  part so large that chance explains the difference with less than 5% (Fisher's exact test on updates,
-  one-sided, as in the verdict). Wilson, and not the interval over clients that the tables show: that one
-  reaches down to 0 as soon as one client leaks nothing, and a client whose every image leaks would pass.
+  the better kind of guess reaches (negative control), each image counted for itself and those that could not
+  be graded as recognised; and the attack had the power to find more: the positive control recognised every
+  image, or a part so large that chance explains the difference with less than 5% (Fisher's exact test on
+  updates, one-sided, as in the verdict). *Above* it: the interval lies above that rate even if the images of
+  one update count together (`fl_audit.metrics.leakrate`). Between the two nothing is concluded: images that
+  come out together may be luck, but that is no ground to call a setting as good as guessing. Nor is it the
+  interval over clients that the tables show: that one reaches down to 0 as soon as one client leaks nothing,
+  and a client whose every image leaks would pass.
 - *Weakest*: of the settings at that level, the one with the highest accuracy; of equal ones, that with the
   smaller epsilon. What weak means for a parameter depends on the defense; what it costs does not.
 """
@@ -17,21 +20,18 @@ Pure: from the counts of a summary, no files. Three notions:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
-from fl_audit.reports.chance import SIGNIFICANCE, chance, power, updates
+from fl_audit.metrics import wilson
+from fl_audit.reports.chance import SIGNIFICANCE, chance, independent, odds, power, updates
 from fl_audit.reports.families import family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint, Level
 from fl_audit.reports.schema import Controls, DefenseSummary, GuessSummary, Leak, Summary
 from fl_audit.reports.words import NOT_THE_SERVER, count, epsilon, failed, interval, listing, percent
 
-CONFIDENCE = 0.95
-
 AS_IS = "the app as it is"
 """An app's own defenses are in it, if it has any."""
 
 WIDE = 0.25
-"""Upper end of an interval from which the conclusion says that few images were attacked."""
+"""Upper end of an interval from which the conclusion says that few updates were attacked."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,20 @@ def level(leak: Leak, controls: Controls) -> tuple[Level, str]:
     if not leak.graded:
         return "unknown", "nothing was graded"
     reach = f"guesses reach {percent(guess)}"
-    low, high = wilson(leak.recognisable, leak.graded)
-    seen = f"{leak.recognisable} of {leak.graded} recognised (95% interval {interval((low, high))})"
+    low, high = wilson(leak.recognisable / leak.graded, independent(leak))
+    of, hit = updates(leak)
+    source = f", in {hit} of {count(of, 'update')}" if of != leak.graded else ""
+    seen = f"{leak.recognisable} of {leak.graded} recognised{source} (95% interval {interval((low, high))})"
     if low > guess:
         return "above", f"{seen}, {reach}"
+    if wilson(leak.recognisable / leak.graded, leak.graded)[0] > guess:
+        return (
+            "unknown",
+            f"{seen}, {reach}; but the images of one update come out together, so that this may be luck: "
+            "attack more clients or rounds",
+        )
     lost = leak.failed_count - leak.failed.get("client-failed", 0)
-    if wilson(leak.recognisable + lost, leak.graded + lost)[0] > guess:
+    if wilson((leak.recognisable + lost) / (leak.graded + lost), leak.graded + lost)[0] > guess:
         return (
             "unknown",
             f"{seen}, {reach}; but {count(lost, 'more image')} could not be graded ({failed(leak)})",
@@ -122,8 +130,7 @@ def level(leak: Leak, controls: Controls) -> tuple[Level, str]:
     if positive.power in ("no", "unknown"):
         return "unknown", power(positive)
     if positive.power == "partly" and chance(positive, leak) >= SIGNIFICANCE:
-        of, hit = updates(leak)
-        return "unknown", f"{seen}, in {hit} of {count(of, 'update')}, but {power(positive)}"
+        return "unknown", f"{seen}, but {power(positive)} ({odds(positive, leak)})"
     return "guesses", f"{seen}, {reach}"
 
 
@@ -131,12 +138,6 @@ def guess_rate(controls: Controls) -> float | None:
     """The share that the better kind of guess gets recognised; None where no guess was graded."""
     guesses: list[GuessSummary] = list(controls.negative.values())
     return max((guess.leak_rate for guess in guesses if guess.leak_rate is not None), default=None)
-
-
-def wilson(hits: int, tried: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share, ``tried`` at least 1."""
-    found = binomtest(hits, tried).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def weakest(points: Sequence[FrontierPoint]) -> int | None:
@@ -241,7 +242,7 @@ def _doubts(found: Frontier) -> list[str]:
         )
     if chosen.leak_rate_ci is not None and chosen.leak_rate_ci[1] > WIDE:
         doubts.append(
-            f"Few images were attacked: up to {percent(chosen.leak_rate_ci[1])} may leak there all the same. "
-            "Attack more rounds or clients before relying on it."
+            f"Few updates were attacked: up to {percent(chosen.leak_rate_ci[1])} of images may leak there "
+            "all the same. Attack more rounds or clients before relying on it."
         )
     return doubts

@@ -74,9 +74,9 @@ class _Item:
 
     @property
     def update(self) -> tuple[int, int]:
-        """Which update it was in: a client's of a round, or the round's aggregate."""
+        """Client and round of the update it was in; of a round's aggregate, the client is `EVERYONE`."""
         together = any(finding.aggregate_of is not None for finding in self.findings)
-        return self.round, EVERYONE if together else self.client
+        return EVERYONE if together else self.client, self.round
 
 
 def summarise(
@@ -211,10 +211,10 @@ class _Counter:
         items = _items(findings)
         graded = [item for item in items if item.graded]
         recognisable = [item.recognisable for item in graded]
-        rate, interval, method = None, None, None
+        rate, interval, method, independent = None, None, None, 0.0
         if graded:
-            found = leak_rate(recognisable, [item.client for item in graded], self._seed)
-            rate, method = rounded(found.rate), found.method
+            found = leak_rate(recognisable, [item.update for item in graded], self._seed)
+            rate, method, independent = rounded(found.rate), found.method, rounded(found.independent)
             interval = (rounded(found.low), rounded(found.high))
         return {
             "images": sum(item.image is not None for item in items),
@@ -222,6 +222,7 @@ class _Counter:
             "recognisable": sum(recognisable),
             "updates": len({item.update for item in graded}),
             "updates_recognised": len({item.update for item in graded if item.recognisable}),
+            "independent": independent,
             "leak_rate": rate,
             "leak_rate_ci": interval,
             "ci_method": method,
