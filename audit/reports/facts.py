@@ -97,6 +97,7 @@ class MetricFacts(Model):
     per_image: bool = True
     brief: bool = Field(True, description="whether short tables show it")
     unavailable: str | None = Field(None, description="why it could not be measured; null if it was")
+    description: str = Field("", description="what it measures, in a line")
 
 
 class SetScore(Model):

@@ -24,28 +24,25 @@ from fl_audit.metrics import wilson
 from fl_audit.reports.chance import SIGNIFICANCE, chance, independent, odds, power, updates
 from fl_audit.reports.families import family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint, Level
+from fl_audit.reports.frontier_words import AS_IS, conclusion, doubts
 from fl_audit.reports.schema import Controls, DefenseSummary, GuessSummary, Leak, Summary
-from fl_audit.reports.words import NOT_THE_SERVER, count, epsilon, failed, interval, listing, percent
-
-AS_IS = "the app as it is"
-"""An app's own defenses are in it, if it has any."""
-
-WIDE = 0.25
-"""Upper end of an interval from which the conclusion says that few updates were attacked."""
+from fl_audit.reports.words import count, failed, interval, percent
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A defense with its parameters, the controls of its run and, in a comparison, the run's letter."""
+    """A defense with its parameters, the controls and classes of its run and, in a comparison, its letter."""
 
     defense: DefenseSummary
     controls: Controls
     run: str = ""
+    classes: int = 0
 
 
 def frontier_of(summary: Summary) -> Frontier:
     """The frontier of one run."""
-    return frontier([Setting(defense, summary.controls) for defense in summary.defenses])
+    classes = len(summary.dataset.classes)
+    return frontier([Setting(defense, summary.controls, classes=classes) for defense in summary.defenses])
 
 
 def frontier(settings: Sequence[Setting]) -> Frontier:
@@ -82,7 +79,8 @@ def frontier(settings: Sequence[Setting]) -> Frontier:
         weakest=weakest(points),
         conclusion="",
     )
-    return found.model_copy(update={"conclusion": _conclusion(found), "doubts": _doubts(found)})
+    classes = 0 if found.weakest is None else settings[found.weakest].classes
+    return found.model_copy(update={"conclusion": conclusion(found), "doubts": doubts(found, classes)})
 
 
 def pareto(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
@@ -155,94 +153,5 @@ def weakest(points: Sequence[FrontierPoint]) -> int | None:
     return min(known, key=cost)
 
 
-def bare(point: FrontierPoint) -> str:
-    """How texts call a setting to which no defense was added."""
-    return AS_IS if point.as_is else "no defense"
-
-
 def _as_is(defense: DefenseSummary) -> bool:
     return defense.baseline and defense.own is not None
-
-
-def name_of(point: FrontierPoint) -> str:
-    """How texts call a setting."""
-    name = bare(point) if point.baseline else point.defense
-    return f"{name} (run {point.run})" if point.run else name
-
-
-def _conclusion(found: Frontier) -> str:
-    points = found.points
-    there = [point for point in points if point.level == "guesses"]
-    if found.weakest is not None:
-        point = points[found.weakest]
-        if point.as_is:
-            return (
-                f"Already as the app is leakage is at the level of guesses here: {point.why}. Nothing needs "
-                "to be added for that."
-            )
-        if point.baseline:
-            return (
-                "Already without any defense leakage is at the level of guesses here: "
-                f"{point.why}. No defense is needed for that."
-            )
-        guarantee = (
-            "it carries no differential-privacy guarantee"
-            if point.epsilon is None
-            else f"its epsilon is {epsilon(point.epsilon, point.delta)}{_against(point)}"
-        )
-        return (
-            f"The weakest setting tried that keeps leakage at the level of guesses is {name_of(point)}: "
-            f"{point.why}. The model is then worth {percent(point.accuracy)} accuracy{_loss(points, point)}; "
-            f"{guarantee}."
-        )
-    if there:
-        names = listing([name_of(point) for point in there])
-        return (
-            f"At the level of guesses: {names}. Accuracy was not measured, so which costs least is unknown."
-        )
-    if all(point.level == "unknown" for point in points):
-        reasons = list(dict.fromkeys(point.why for point in points))
-        return f"Nothing can be concluded: {reasons[0] if len(reasons) == 1 else 'see the reasons below'}."
-    unknown = [name_of(point) for point in points if point.level == "unknown"]
-    open_ = f" Nothing can be concluded on {listing(unknown)}." if unknown else ""
-    return f"No setting that was tried is shown to keep leakage at the level of guesses.{open_}"
-
-
-def _against(point: FrontierPoint) -> str:
-    return "" if point.against_server else f", {NOT_THE_SERVER}"
-
-
-def _loss(points: Sequence[FrontierPoint], point: FrontierPoint) -> str:
-    """What it costs against no defense; empty where that is not known."""
-    base = next((p for p in points if p.baseline and point.run in p.run.split(", ")), None)
-    if base is None or base.accuracy is None or point.accuracy is None:
-        return ""
-    lost = 100 * (base.accuracy - point.accuracy)
-    if abs(lost) < 0.5:
-        return ", as without it" if base.as_is else ", as without defense"
-    return f", {abs(lost):.0f} points {'below' if lost > 0 else 'above'} {bare(base)}"
-
-
-def _doubts(found: Frontier) -> list[str]:
-    """What speaks against relying on the weakest: a dearer setting of its sweep that leaks, few images."""
-    if found.weakest is None:
-        return []
-    chosen = found.points[found.weakest]
-    beside = {place for sweep in found.sweeps if found.weakest in sweep.points for place in sweep.points}
-    worse = [
-        name_of(point)
-        for point in (found.points[place] for place in sorted(beside))
-        if point.level == "above" and (point.accuracy or 0.0) < (chosen.accuracy or 0.0)
-    ]
-    doubts = []
-    if worse:
-        doubts.append(
-            f"Of the same sweep, {listing(worse)} costs more accuracy and still leaks: repeat with more "
-            "images or another seed before relying on the weakest setting."
-        )
-    if chosen.leak_rate_ci is not None and chosen.leak_rate_ci[1] > WIDE:
-        doubts.append(
-            f"Few updates were attacked: up to {percent(chosen.leak_rate_ci[1])} of images may leak there "
-            "all the same. Attack more rounds or clients before relying on it."
-        )
-    return doubts

@@ -209,7 +209,7 @@ class GuessSummary(Model):
 
 
 class PositiveControl(Leak):
-    """The same attacks on undefended one-image steps of the same model: had the audit teeth?"""
+    """The same attacks on undefended one-image steps of the same model: can the attack succeed at all?"""
 
     power: Literal["yes", "partly", "no", "unknown"]
     verdict: str = Field(description="the power in words")

@@ -181,6 +181,13 @@ def test_no_defense_may_be_needed_and_accuracy_may_be_unknown() -> None:
     assert "Accuracy was not measured" in found.conclusion
 
 
+def test_a_model_that_is_worth_nothing_is_a_doubt() -> None:
+    """Two classes: naming always the same one is right half of the time."""
+    [doubt] = frontier_of(audited(("none", 18, 0.9), ("dp", 0, 0.28))).doubts
+    assert doubt.startswith("At 28% accuracy the model has learned nothing: of 2 classes,")
+    assert not frontier_of(audited(("none", 18, 0.9), ("dp", 0, 0.51))).doubts
+
+
 def test_a_dearer_setting_of_the_sweep_that_leaks_is_a_doubt() -> None:
     params = {"prune:0.5": {"fraction": 0.5}, "prune:0.9": {"fraction": 0.9}}
     found = frontier_of(
