@@ -76,7 +76,9 @@ def leak_rate(recognisable: Sequence[bool | None], updates: Sequence[tuple[int, 
         return LeakRate(math.nan, math.nan, math.nan, 0, unscored, 0.0, "no image was scored")
     rate, independent = int(hits.sum()) / n, independent_images(hits, sizes)
     low, high = wilson(rate, independent)
-    method = f"Wilson; the images of one update count together, {n} of {len(sizes)} as {independent:.3g}"
+    method = (
+        f"Wilson; {n} images of {len(sizes)} updates count as {independent:.1f}, since those of one are alike"
+    )
     clients = sorted({client for client, _ in counts})
     if len(clients) > 1:
         places = np.array([clients.index(client) for client, _ in counts])
