@@ -76,9 +76,8 @@ def leak_rate(recognisable: Sequence[bool | None], updates: Sequence[tuple[int, 
         return LeakRate(math.nan, math.nan, math.nan, 0, unscored, 0.0, "no image was scored")
     rate, independent = int(hits.sum()) / n, independent_images(hits, sizes)
     low, high = wilson(rate, independent)
-    method = (
-        f"Wilson; {n} images of {len(sizes)} updates count as {independent:.1f}, since those of one are alike"
-    )
+    counted = f"{n} images of {len(sizes)} updates count as {independent:.1f}"
+    method = f"Wilson, where {counted}, since those of one update are alike"
     clients = sorted({client for client, _ in counts})
     if len(clients) > 1:
         places = np.array([clients.index(client) for client, _ in counts])
