@@ -30,14 +30,12 @@ def conclusion(found: Frontier) -> str:
     if found.weakest is not None:
         point = points[found.weakest]
         if point.as_is:
-            return (
-                f"Already as the app is leakage is at the level of guesses here: {point.why}. Nothing needs "
-                "to be added for that."
-            )
+            needed = "" if point.leak_rate else " Nothing needs to be added for that."
+            return f"Already as the app is leakage is at the level of guesses here: {point.why}.{needed}"
         if point.baseline:
+            needed = "" if point.leak_rate else " No defense is needed for that."
             return (
-                "Already without any defense leakage is at the level of guesses here: "
-                f"{point.why}. No defense is needed for that."
+                f"Already without any defense leakage is at the level of guesses here: {point.why}.{needed}"
             )
         guarantee = (
             "it carries no differential-privacy guarantee"
@@ -78,7 +76,7 @@ def _loss(points: Sequence[FrontierPoint], point: FrontierPoint) -> str:
 
 
 def doubts(found: Frontier, classes: int) -> list[str]:
-    """What speaks against the weakest: it is worth nothing, a dearer one of its sweep leaks, few updates.
+    """What speaks against relying on the weakest setting, one sentence or two for each reason.
 
     Args:
         found: the frontier.
@@ -94,11 +92,16 @@ def doubts(found: Frontier, classes: int) -> list[str]:
         if point.level == "above" and (point.accuracy or 0.0) < (chosen.accuracy or 0.0)
     ]
     said = []
+    if chosen.leak_rate:
+        said.append(
+            "Images were recognised there all the same, if not clearly more often than among guesses: look "
+            "at the pictures before relying on it."
+        )
     if classes and chosen.accuracy is not None and chosen.accuracy <= 1 / classes:
         said.append(
             f"At {percent(chosen.accuracy)} accuracy the model has learned nothing: of {classes} classes, "
-            f"naming always the same one is right in {percent(1 / classes)} of cases. Try settings that cost "
-            "less accuracy."
+            f"naming always the same one is right in {percent(1 / classes)} of cases. "
+            f"{'Train for longer' if chosen.baseline else 'Try settings that cost less accuracy'}."
         )
     if worse:
         said.append(

@@ -186,6 +186,17 @@ def test_a_model_that_is_worth_nothing_is_a_doubt() -> None:
     [doubt] = frontier_of(audited(("none", 18, 0.9), ("dp", 0, 0.28))).doubts
     assert doubt.startswith("At 28% accuracy the model has learned nothing: of 2 classes,")
     assert not frontier_of(audited(("none", 18, 0.9), ("dp", 0, 0.51))).doubts
+    assert frontier_of(audited(("none", 0, 0.5))).doubts[0].endswith("Train for longer.")
+
+
+def test_images_recognised_at_the_level_of_guesses_are_no_all_clear() -> None:
+    found = frontier_of(audited(("none", 2, 0.9), ("dp", 0, 0.6), guess=GUESSED_TWO))
+    assert found.weakest == 0
+    assert found.conclusion.endswith("guesses reach 11%.")
+    assert "look at the pictures" in found.doubts[0]
+    clear = frontier_of(audited(("none", 0, 0.9), ("dp", 0, 0.6), guess=GUESSED_TWO))
+    assert clear.conclusion.endswith("No defense is needed for that.")
+    assert not clear.doubts
 
 
 def test_a_dearer_setting_of_the_sweep_that_leaks_is_a_doubt() -> None:
