@@ -42,8 +42,8 @@ def test_the_page_has_the_words_and_says_what_the_percentage_is(tmp_path: Path) 
     assert '<a href="#words">Words and measures</a>' in page
     assert hostile not in page
     assert "&lt;img src=" in page.partition('id="words"')[2]
-    assert "The percentage is" not in page, "this rule knows no probability"
+    assert "The percentage under" not in page, "this rule knows no probability"
     likely = [line.model_copy(update={"p_recognisable": 0.97}) for line in lines]
     builders.write_run(tmp_path, likely, whole)
     page = build_reports(tmp_path)[0].read_text(encoding="utf-8")
-    assert "The percentage is how probable it is that a person would recognise" in page
+    assert "The percentage under a picture is how probable it is that a person would recognise" in page
