@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fl_audit.attacks._failed import AttackFailed
 from fl_audit.attacks._matching import match_arrays
 from fl_audit.core.errors import ConfigError
-from fl_audit.core.types import Sends, Update
+from fl_audit.core.knowledge import Sends
+from fl_audit.core.types import Update
 
 Named = dict[str, Tensor]
 

@@ -8,7 +8,8 @@ import torch
 from fl_audit.attacks._granted import checked_labels, simulated
 from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan, too_many
 from fl_audit.core.errors import ConfigError
-from fl_audit.core.types import Knowledge, Share, TrainingDetails, Update
+from fl_audit.core.knowledge import Knowledge, Share
+from fl_audit.core.types import TrainingDetails, Update
 
 ROUNDING = 1e-3
 """How far weights may be from adding up to 1."""

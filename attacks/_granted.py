@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fl_audit.attacks.client_optimisers import OPTIMISERS
 from fl_audit.core.errors import ConfigError
-from fl_audit.core.types import Knowledge, TrainingDetails, Update
+from fl_audit.core.knowledge import Knowledge
+from fl_audit.core.types import TrainingDetails, Update
 
 
 def simulated(training: TrainingDetails | None, notes: list[str]) -> TrainingDetails | None:

@@ -12,9 +12,10 @@ from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.losses import find_loss, mean_cross_entropy
 from fl_audit.attacks.problem import AttackFailed, Problem, prepare
 from fl_audit.core.errors import ConfigError, KnowledgeError
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.progress import Progress
 from fl_audit.core.registry import Unit
-from fl_audit.core.types import Knowledge, Reconstruction, Update
+from fl_audit.core.types import Reconstruction, Update
 
 __all__ = ["Attack", "AttackFailed", "AttackInterrupted", "Task"]
 

@@ -19,9 +19,10 @@ from fl_audit.attacks._problem import Member, Problem
 from fl_audit.attacks.client_optimisers import rate_of
 from fl_audit.attacks.losses import Loss, mean_cross_entropy
 from fl_audit.core.errors import ConfigError
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
-from fl_audit.core.types import Knowledge, Update
+from fl_audit.core.types import Update
 
 __all__ = ["MAX_IMAGES", "AttackFailed", "Named", "Problem", "prepare"]
 

@@ -95,7 +95,7 @@ def main() -> None:
     from fl_audit.attacks import attacks
     from fl_audit.core.captures import list_captures, read_update
     from fl_audit.core.images import write_png
-    from fl_audit.core.types import Knowledge
+    from fl_audit.core.knowledge import Knowledge
     from fl_audit.federation import run_local
 
     run_local(server_app, client_app, clients=2, seed=0)

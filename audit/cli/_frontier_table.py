@@ -6,8 +6,8 @@ from rich.text import Text
 
 from fl_audit.cli._guarantee import guarantee
 from fl_audit.cli._live import plain
-from fl_audit.reports.frontier import bare
 from fl_audit.reports.frontier_facts import Frontier, Level
+from fl_audit.reports.frontier_words import bare
 from fl_audit.reports.words import interval, percent, upfirst
 
 LEVELS: dict[Level, tuple[str, str]] = {

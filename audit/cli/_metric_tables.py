@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_audit.cli._live import plain
-from fl_audit.faithfulness.result import Estimate, Faithfulness, LabelFacts, MetricsFile, Ranking
+from fl_audit.faithfulness.result import Faithfulness, LabelFacts, MetricsFile, Ranking
 from fl_audit.reports.words import count, listing, number
 
 PLAIN_WIDTH = 120
@@ -84,7 +84,7 @@ def _faithfulness(entries: list[Faithfulness]) -> Table:
     for entry in sorted(entries, key=lambda entry: -_or_last(entry.spearman.value)):
         if entry.pairs:
             figures = (entry.spearman, entry.kendall, entry.pearson, entry.auc)
-            table.add_row(plain(entry.metric), str(entry.pairs), *map(_estimate, figures))
+            table.add_row(plain(entry.metric), str(entry.pairs), *map(str, figures))
     return table
 
 
@@ -119,16 +119,8 @@ def _rankings(ranking: Ranking, shown: list[str]) -> Table:
         ("metric", "Spearman", "Kendall"),
     )
     for name in shown:
-        table.add_row(plain(name), _estimate(ranking.spearman[name]), _estimate(ranking.kendall[name]))
+        table.add_row(plain(name), str(ranking.spearman[name]), str(ranking.kendall[name]))
     return table
-
-
-def _estimate(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "undefined"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def _say(console: Console, text: str) -> None:

@@ -16,7 +16,9 @@ def add(app: typer.Typer) -> None:
 def _command(
     download: Annotated[
         bool,
-        typer.Option(help="Download the weights that LPIPS and FID need (the only thing here that does)."),
+        typer.Option(
+            "--download", help="Download the weights that LPIPS and FID need (the only thing here that does)."
+        ),
     ] = False,
 ) -> int:
     """Check packages, devices and metric weights; with --download fetch the weights that are missing."""

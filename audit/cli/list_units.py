@@ -30,7 +30,7 @@ def add(app: typer.Typer) -> None:
 
 
 def _command(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND", show_default=False)],
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Parameters, needs and sources too.")
     ] = False,

@@ -15,14 +15,22 @@ from fl_audit.cli import compare, doctor, list_units, metrics, run, semsim, stag
 from fl_audit.cli._exit import INTERRUPTED
 from fl_audit.core.errors import AuditError
 
+_EPILOG = """
+First run: fl-audit run --defense dp
+
+It needs no data, no network and no GPU, takes a minute or two, and writes fl-audit-run/report.html.
+
+Then your own Flower app: fl-audit app FOLDER
+"""
+
 app = typer.Typer(
     name="fl-audit",
     help="Measure what an honest-but-curious server can reconstruct from federated-learning updates.",
-    epilog="First run: fl-audit run --defense dp",
+    epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",  # markdown would run the examples together
 )
 
 

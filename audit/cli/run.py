@@ -38,15 +38,19 @@ def add(app: typer.Typer) -> None:
 
 def _command(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML file; see --print-config.", show_default=False)
+        Path | None,
+        typer.Argument(help="YAML file with settings; --print-config shows all.", show_default=False),
     ] = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(
-            help="Defense to test, e.g. dp or prune:0.9, or prune:0.5,0.9 for a sweep; repeat for several."
+            help="Defense to test, e.g. dp or prune:0.9, or prune:0.5,0.9 for a sweep; repeat for several. "
+            "Names: fl-audit list defenses."
         ),
     ] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="Attack to run; repeat for several.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Attack to run; repeat. Default: auto, which chooses.")
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="Metric to grade by, e.g. lpips:vgg; repeat. 'default' stands for the cheap ones."),
@@ -59,7 +63,13 @@ def _command(
         str | None, typer.Option(help="Architecture: a name, torchvision's or module:function.")
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="Flower strategy: a name or module:Class.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="worst-case (upper bound) or typical.")] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="worst-case (default: one step on one image, a server that knows much: an upper bound) or "
+            "typical (local epochs over batches of 8)."
+        ),
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="local (one process, bit-reproducible) or ray.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Clients in the federation.")] = None,
@@ -83,7 +93,8 @@ def _command(
         list[str] | None, typer.Option("--set", help="Any key, e.g. --set training.batch_size=4; repeat.")
     ] = None,
     baseline: Annotated[
-        bool | None, typer.Option("--baseline/--no-baseline", help="Run the undefended baseline too.")
+        bool | None,
+        typer.Option("--baseline/--no-baseline", help="Run the undefended baseline too; default: yes."),
     ] = None,
     baseline_from: Annotated[
         Path | None,
@@ -98,7 +109,9 @@ def _command(
         float | None,
         typer.Option(min=0, max=1, help="Exit 3 if a defense's leak rate is above this (0 to 1)."),
     ] = None,
-    print_config: Annotated[bool, typer.Option(help="Print the resolved configuration and exit.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings as YAML, and exit.")
+    ] = False,
 ) -> int:
     """Run a federation, attack its updates, grade what comes out, report who leaked what."""
     from fl_audit.cli._session import audit

@@ -159,13 +159,8 @@ def _unmeasured(result: MetricsFile) -> list[tuple[str, str, int]]:
 
 
 def _correlation(estimate: Estimate) -> str:
-    """A correlation with its interval, e.g. ``0.41 (0.27 to 0.53)``."""
-    if estimate.value is None:
-        return estimate.reason or ""
-    text = f"{estimate.value:.2f}"
-    if estimate.low is not None and estimate.high is not None:
-        text += f" ({estimate.low:.2f} to {estimate.high:.2f})"
-    return text
+    """A correlation with its interval, or why there is none."""
+    return str(estimate) if estimate.value is not None else estimate.reason or ""
 
 
 def _spread(percentiles: Mapping[str, float], names: Mapping[str, str]) -> str:

@@ -15,6 +15,14 @@ class Estimate(Model):
     high: float | None = None
     reason: str | None = Field(None, description="why there is no value; null if there is one")
 
+    def __str__(self) -> str:
+        """As tables show it, e.g. ``0.85 (0.79 to 0.90)``."""
+        if self.value is None:
+            return "undefined"
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f}"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
 
 class Faithfulness(Model):
     """How far one metric follows the labels. Signs are turned so that 1 is perfect for every metric."""

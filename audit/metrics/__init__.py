@@ -10,7 +10,7 @@ from fl_audit.metrics._registry import metrics
 from fl_audit.metrics._weights import download_weights, installed_weights
 from fl_audit.metrics.controls import negative_guesses
 from fl_audit.metrics.frechet import frechet_distance
-from fl_audit.metrics.leakrate import LeakRate, leak_rate
+from fl_audit.metrics.leakrate import LeakRate, leak_rate, wilson
 from fl_audit.metrics.matching import arrange, match
 from fl_audit.metrics.multiscale import ms_ssim
 from fl_audit.metrics.perceptual import lpips_distance
@@ -42,4 +42,5 @@ __all__ = [
     "negative_guesses",
     "psnr",
     "ssim",
+    "wilson",
 ]

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fl_audit.core.errors import MissingWeightsError
 from fl_audit.metrics._base import Metric
 from fl_audit.metrics._registry import metrics
 from fl_audit.metrics._weights import load_weights, problem, weight_files
+from fl_audit.metrics.semantic import packaged_problem
 from fl_audit.semsim import features, packaged
 
 _SIZE = 299
@@ -103,11 +103,7 @@ class FrechetSemSim(FrechetMetric):
 
     def unavailable(self) -> str | None:
         """Says so where the packaged weights are missing or damaged."""
-        try:
-            packaged()
-        except MissingWeightsError as error:
-            return str(error)
-        return None
+        return packaged_problem()
 
     def _features(self, images: Tensor) -> Tensor:
         return features(packaged().network.to(images.device), images)

@@ -9,6 +9,15 @@ from fl_audit.metrics._registry import metrics
 from fl_audit.semsim import distance, packaged
 
 
+def packaged_problem() -> str | None:
+    """Why the packaged weights cannot be used; None if they can."""
+    try:
+        packaged()
+    except MissingWeightsError as error:
+        return str(error)
+    return None
+
+
 @metrics.register("semsim")
 class SemSim(Metric):
     """Semantic distance trained on what is recognisable (Sun et al. 2023), weights packaged; lower is closer.
@@ -25,11 +34,7 @@ class SemSim(Metric):
 
     def unavailable(self) -> str | None:
         """Says so where the packaged weights are missing or damaged."""
-        try:
-            packaged()
-        except MissingWeightsError as error:
-            return str(error)
-        return None
+        return packaged_problem()
 
     def _score(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
         network = _on(packaged().network, originals.device)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from scipy.stats import binom, hypergeom
+from scipy.special import betainc
+from scipy.stats import hypergeom
 
 from fl_audit.reports.order import beyond_guess, by_name, closest
 from fl_audit.reports.schema import GuessSummary, Leak, MetricFacts, MetricStats, PositiveControl, Summary
@@ -21,6 +22,11 @@ def updates(leak: Leak) -> tuple[int, int]:
     if leak.updates is None or leak.updates_recognised is None:
         return min(leak.graded, 1), min(leak.recognisable, 1)
     return leak.updates, leak.updates_recognised
+
+
+def independent(leak: Leak) -> float:
+    """Independent images that the graded ones count for; all of them in a summary of an older version."""
+    return float(leak.graded) if leak.independent is None else leak.independent
 
 
 def reached(positive: PositiveControl) -> tuple[int, int]:
@@ -44,12 +50,13 @@ def chance(positive: PositiveControl, leak: Leak) -> float:
 
 
 def odds(positive: PositiveControl, leak: Leak) -> str:
-    """What `chance` counts, in words, for a group of which nothing was recognised."""
+    """What `chance` counts, in words."""
     tried, found = reached(positive)
-    of, _ = updates(leak)
+    of, hit = updates(leak)
+    likely = percent(chance(positive, leak))
     return (
-        f"counted by updates, since the images of one are attacked together: none of {of} here, {found} of "
-        f"{tried} in the control, which chance alone gives in {percent(chance(positive, leak))} of cases"
+        f"counted by updates, since the images of one are attacked together: {hit or 'none'} of {of} here, "
+        f"{found} of {tried} in the control, which chance alone gives in {likely} of cases"
     )
 
 
@@ -79,9 +86,15 @@ def _closest(measured: Mapping[str, MetricStats], metric: MetricFacts) -> float 
 def luck(leak: Leak, guess: GuessSummary) -> float:
     """Probability that as many of the group are recognised, or more, at the rate at which guesses are.
 
-    One-sided binomial test; it takes images for independent. 0.0 where no guess was recognised.
+    One-sided binomial test on `independent` images, since those of one update come out alike: with one update
+    in which all are recognised, it is the rate of guesses itself, however many images the update holds. The
+    numbers need not be whole: the tail of the binomial distribution is the incomplete beta function (Rao and
+    Scott, "A simple method for the analysis of clustered binary data", Biometrics 48, 1992). 0.0 where no
+    guess was recognised.
     """
-    return float(binom.sf(leak.recognisable - 1, leak.graded, guess.recognisable / guess.graded))
+    of, rate = independent(leak), guess.recognisable / guess.graded
+    found = of * leak.recognisable / leak.graded
+    return float(betainc(found, of - found + 1, rate)) if found else 1.0
 
 
 def power(positive: PositiveControl) -> str:

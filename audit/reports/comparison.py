@@ -6,6 +6,7 @@ about another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -168,10 +169,10 @@ def _settings(summaries: Mapping[str, Summary]) -> list[Setting]:
                 None,
             )
             if same is None:
-                found.append(Setting(defense, summary.controls, letter))
+                found.append(Setting(defense, summary.controls, letter, len(summary.dataset.classes)))
             else:
                 shared = found[same]
-                found[same] = Setting(shared.defense, shared.controls, f"{shared.run}, {letter}")
+                found[same] = replace(shared, run=f"{shared.run}, {letter}")
     return found
 
 

@@ -18,6 +18,7 @@ def metric_facts(metric: Metric, name: str | None = None) -> MetricFacts:
         per_image=metric.per_image,
         brief=metric.brief,
         unavailable=metric.unavailable(),
+        description=metric.summary().replace("``", ""),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fl_audit.core.types import ThreatLevel
+from fl_audit.core.knowledge import ThreatLevel
 from fl_audit.reports._base import SCHEMA_VERSION, Model
 from fl_audit.reports.seen_facts import ClientScalar, SeenRound
 
@@ -97,6 +97,7 @@ class MetricFacts(Model):
     per_image: bool = True
     brief: bool = Field(True, description="whether short tables show it")
     unavailable: str | None = Field(None, description="why it could not be measured; null if it was")
+    description: str = Field("", description="what it measures, in a line")
 
 
 class SetScore(Model):

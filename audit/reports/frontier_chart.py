@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from fl_audit.reports.frontier import bare, name_of
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint
+from fl_audit.reports.frontier_words import bare, name_of
 from fl_audit.reports.placing import Box, place_labels
 from fl_audit.reports.plots import COLOURS, dash, element, marker, markup, write
 from fl_audit.reports.scatter import Axis

@@ -11,6 +11,7 @@ from fl_audit.reports.channels import channels
 from fl_audit.reports.charts import accuracy_by_round, leak_by_round
 from fl_audit.reports.frontier import frontier_of
 from fl_audit.reports.frontier_chart import frontier_chart, legend_of
+from fl_audit.reports.glossary import glossary
 from fl_audit.reports.limits import limits
 from fl_audit.reports.order import beyond_guess, guess_level
 from fl_audit.reports.page import page_name, render_page
@@ -81,6 +82,7 @@ def _report(run_dir: Path, summary: Summary, findings: Sequence[Finding], client
         client_cells=_cells(summary),
         problems=problems(summary),
         channels=channels(summary),
+        glossary=glossary(summary),
         limits=limits(summary),
         prefix="",
     )

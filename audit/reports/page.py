@@ -15,8 +15,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fl_audit.reports import words
-from fl_audit.reports.frontier import bare
 from fl_audit.reports.frontier_chart import key_of
+from fl_audit.reports.frontier_words import bare
 from fl_audit.reports.plots import rate_bar, swatch
 
 PACKAGE = "fl_audit.reports"

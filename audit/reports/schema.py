@@ -116,6 +116,11 @@ class Leak(Model):
     updates_recognised: int | None = Field(
         None, ge=0, description="of these, with at least one recognisable image; null likewise"
     )
+    independent: float | None = Field(
+        None,
+        ge=0,
+        description="independent images that the graded ones count for; null likewise",
+    )
     leak_rate: float | None = Field(ge=0, le=1, description="recognisable / graded; null if none graded")
     leak_rate_ci: tuple[float, float] | None = Field(None, description="95% interval")
     ci_method: str | None = Field(None, description="how the interval was computed")
@@ -204,7 +209,7 @@ class GuessSummary(Model):
 
 
 class PositiveControl(Leak):
-    """The same attacks on undefended one-image steps of the same model: had the audit teeth?"""
+    """The same attacks on undefended one-image steps of the same model: can the attack succeed at all?"""
 
     power: Literal["yes", "partly", "no", "unknown"]
     verdict: str = Field(description="the power in words")

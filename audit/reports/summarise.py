@@ -1,17 +1,16 @@
 """From findings to the summary: counts, rates, intervals. Pure: no files, no clock, no global state."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fl_audit.core.seeding import derive_seed
-from fl_audit.core.types import EVERYONE
 from fl_audit.metrics import leak_rate
-from fl_audit.reports._base import CONTROL, FailedStatus, rounded
+from fl_audit.reports._base import CONTROL, rounded
 from fl_audit.reports.frontier import frontier_of
+from fl_audit.reports.items import items_of, reasons_of
 from fl_audit.reports.order import by_name, closest, leak_key
 from fl_audit.reports.schema import (
     AttackLeak,
@@ -26,7 +25,6 @@ from fl_audit.reports.schema import (
     MetricFacts,
     MetricStats,
     PositiveControl,
-    Reason,
     RoundLeak,
     RunFacts,
     Summary,
@@ -35,48 +33,12 @@ from fl_audit.reports.schema import (
 
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
-_STATUS_ORDER: tuple[FailedStatus, ...] = (
-    "client-failed",
-    "unscored",
-    "attack-failed",
-    "not-attempted",
-)
-
 POWER_WORDS = {
     "yes": "the attack has power here",
     "partly": "the attack has power here only in part",
     "no": "the attack has no power here",
     "unknown": "the power of the attack here is unknown: the control itself could not be graded",
 }
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One image of one update with what every attack made of it; ``image`` None: a whole update."""
-
-    round: int
-    client: int
-    image: int | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def graded(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.status == "graded"]
-
-    @property
-    def recognisable(self) -> bool:
-        return any(finding.recognisable for finding in self.graded)
-
-    @property
-    def failure(self) -> FailedStatus | None:
-        found = {finding.status for finding in self.findings}
-        return None if "graded" in found else next(s for s in _STATUS_ORDER if s in found)
-
-    @property
-    def update(self) -> tuple[int, int]:
-        """Which update it was in: a client's of a round, or the round's aggregate."""
-        together = any(finding.aggregate_of is not None for finding in self.findings)
-        return self.round, EVERYONE if together else self.client
 
 
 def summarise(
@@ -146,21 +108,21 @@ class _Counter:
 
     def control(self, findings: list[Finding]) -> PositiveControl:
         leak = self._leak(findings)
-        tried = len(_items(findings))
+        tried = len(items_of(findings))
         if not leak["graded"]:
             power = "unknown"
         elif not leak["recognisable"]:
             power = "no"
         else:
             power = "yes" if leak["recognisable"] == tried else "partly"
-        best = (min(item.graded, key=self._key) for item in _items(findings) if item.graded)
+        best = (min(item.graded, key=self._key) for item in items_of(findings) if item.graded)
         return PositiveControl(
             **leak,
             power=power,
             verdict=POWER_WORDS[power],
             attacks=self._by_attack(findings),
             rounds=self._by_round(findings, {}),
-            reasons=_reasons(findings),
+            reasons=reasons_of(findings),
             pictures=[_picture(finding) for finding in best],
         )
 
@@ -182,7 +144,7 @@ class _Counter:
         return ClientSummary(
             **dict(facts),
             **self._leak(findings),
-            reasons=_reasons(findings),
+            reasons=reasons_of(findings),
             worst=_picture(min(graded, key=self._key)) if graded else None,
             rounds=self._by_round(findings, {}),
         )
@@ -208,13 +170,13 @@ class _Counter:
 
     def _leak(self, findings: list[Finding]) -> dict[str, Any]:
         """The fields of `Leak`."""
-        items = _items(findings)
+        items = items_of(findings)
         graded = [item for item in items if item.graded]
         recognisable = [item.recognisable for item in graded]
-        rate, interval, method = None, None, None
+        rate, interval, method, independent = None, None, None, 0.0
         if graded:
-            found = leak_rate(recognisable, [item.client for item in graded], self._seed)
-            rate, method = rounded(found.rate), found.method
+            found = leak_rate(recognisable, [item.update for item in graded], self._seed)
+            rate, method, independent = rounded(found.rate), found.method, rounded(found.independent)
             interval = (rounded(found.low), rounded(found.high))
         return {
             "images": sum(item.image is not None for item in items),
@@ -222,6 +184,7 @@ class _Counter:
             "recognisable": sum(recognisable),
             "updates": len({item.update for item in graded}),
             "updates_recognised": len({item.update for item in graded if item.recognisable}),
+            "independent": independent,
             "leak_rate": rate,
             "leak_rate_ci": interval,
             "ci_method": method,
@@ -238,31 +201,6 @@ class _Counter:
 
     def _key(self, finding: Finding) -> Any:
         return leak_key(finding, self._rule)
-
-
-def _items(findings: Iterable[Finding]) -> list[_Item]:
-    """Group by image; a line without an image counts only if nothing else is known of its update."""
-    groups: dict[tuple[int, int, int | None], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.round, finding.client, finding.image), []).append(finding)
-    known = {(number, client) for number, client, image in groups if image is not None}
-    return [
-        _Item(number, client, image, tuple(group))
-        for (number, client, image), group in groups.items()
-        if image is not None or (number, client) not in known
-    ]
-
-
-def _reasons(findings: Iterable[Finding]) -> list[Reason]:
-    counted = Counter(
-        (f.round, f.attack, f.status, f.reason)
-        for f in findings
-        if f.status != "graded" and f.reason is not None
-    )
-    return [
-        Reason(round=number, attack=attack, status=status, reason=reason, count=count)
-        for (number, attack, status, reason), count in counted.items()
-    ]
 
 
 def _picture(finding: Finding) -> WorstImage:

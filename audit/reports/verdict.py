@@ -75,7 +75,9 @@ def judge(leak: Leak, where: str, summary: Summary) -> Verdict:
             return Verdict("leaks", f"{start} {tally}.{more}")
         doubt = (
             f"the rule calls {guess.recognisable} of {count(guess.graded, 'mere guess', 'mere guesses')} "
-            f"recognised too ({guess.words}), so luck may explain it: look at the pictures"
+            f"recognised too ({guess.words}), so luck may explain it"
+            f"{', the images of one update counted together' if leak.graded != leak.updates else ''}: "
+            "look at the pictures"
         )
         return Verdict("not-shown", f"{start} {tally}, but {doubt}. Not shown to be safe.{more}")
     doubts = [missing] if missing else []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fl_audit.attacks import Attack, attacks
 from fl_audit.attacks.losses import find_loss
 from fl_audit.core.errors import KnowledgeError
-from fl_audit.core.types import THREAT_LEVELS
+from fl_audit.core.knowledge import THREAT_LEVELS
 from fl_audit.core.units import Dataset, Defense, ModelSpec, Partitioner
 from fl_audit.data import datasets, partitioners
 from fl_audit.models import models

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.core.knowledge import THREAT_LEVELS, Sends
 from fl_audit.core.sweep import expand_all
-from fl_audit.core.types import THREAT_LEVELS, Sends
 
 DEFAULT_ATTACKED = 3
 """Rounds that are attacked unless the user says how many: enough to see whether leakage falls."""

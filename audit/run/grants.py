@@ -14,18 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from fl_audit.core.files import read_model, write_json
+from fl_audit.core.knowledge import Knowledge, Sends, Share, ThreatLevel
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.core.types import (
-    CaptureKey,
-    GroundTruth,
-    Knowledge,
-    Sends,
-    Share,
-    ThreatLevel,
-    TrainingDetails,
-    Update,
-    num_examples,
-)
+from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails, Update, num_examples
 from fl_audit.run.architecture import architecture
 from fl_audit.run.config import ThreatConfig
 

@@ -20,9 +20,10 @@ from fl_audit.attacks.problem import prepare
 from fl_audit.core.captures import list_captures, read_cohort, read_truth, read_update
 from fl_audit.core.errors import AuditError, CaptureError
 from fl_audit.core.files import read_model, write_json
+from fl_audit.core.knowledge import Knowledge, Sends
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import derive_seed
-from fl_audit.core.types import EVERYONE, CaptureKey, Knowledge, Sends, Update, num_examples
+from fl_audit.core.types import EVERYONE, CaptureKey, Update, num_examples
 from fl_audit.reports.schema import rounded
 from fl_audit.reports.seen_facts import BatchNormSeen, LabelsMatch, SeenRound
 from fl_audit.run.config import RunConfig

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from _semsim_study.settings import Setting, hooks
 from fl_audit.attacks.base import Task
 from fl_audit.core.files import read_tensors, write_tensors
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import numpy_generator, seeded_globals, torch_generator
 from fl_audit.core.training import Training
-from fl_audit.core.types import CaptureKey, Knowledge, TrainingDetails, Update
+from fl_audit.core.types import CaptureKey, TrainingDetails, Update
 from fl_audit.core.units import Defense
 from fl_audit.federation.training import train
 from fl_audit.models import models

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from _semsim_study.figures import LABEL
 from _semsim_study.records import Figures
-from fl_audit.faithfulness.result import Estimate
 from fl_audit.reports.schema import MetricFacts
 from fl_audit.reports.words import number
 
@@ -48,10 +47,10 @@ def table(found: Figures) -> str:
             [
                 [
                     fact.label,
-                    _estimate(images[fact.name].spearman),
-                    _estimate(images[fact.name].auc),
-                    _estimate(found.ranking.spearman[fact.name]),
-                    _estimate(found.ranking.kendall[fact.name]),
+                    str(images[fact.name].spearman),
+                    str(images[fact.name].auc),
+                    str(found.ranking.spearman[fact.name]),
+                    str(found.ranking.kendall[fact.name]),
                 ]
                 for fact in names
             ],
@@ -78,14 +77,6 @@ def _share(opposite: Mapping[frozenset[str], float | None], one: str, other: str
 
 def _heading(fact: MetricFacts) -> str:
     return f"{fact.label} {'↑' if fact.better == 'higher' else '↓'}"
-
-
-def _estimate(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "undefined"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

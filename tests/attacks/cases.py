@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.seeding import seeded_globals, torch_generator
-from fl_audit.core.types import CaptureKey, Knowledge, TrainingDetails, Update
+from fl_audit.core.types import CaptureKey, TrainingDetails, Update
 
 CPU = torch.device("cpu")
 

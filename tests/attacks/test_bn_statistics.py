@@ -10,7 +10,8 @@ import torch
 from fl_audit.attacks import AttackFailed
 from fl_audit.attacks.bn_prior import BatchNormPrior
 from fl_audit.attacks.bn_statistics import Source, best_source, moments, statistics
-from fl_audit.core.types import Knowledge, TrainingDetails
+from fl_audit.core.knowledge import Knowledge
+from fl_audit.core.types import TrainingDetails
 from tests.attacks.cases import Case, make_case
 from tests.attacks.norms import (
     TRAINED,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fl_audit.attacks import attacks
 from fl_audit.attacks._mixtures import mixtures, rank_of_gradient
 from fl_audit.attacks._unmixing import Criterion, fast_ica, log_cosh, resemblance, separate, unmix
-from fl_audit.core.types import CaptureKey, Knowledge, Reconstruction, TrainingDetails, Update
+from fl_audit.core.knowledge import Knowledge
+from fl_audit.core.types import CaptureKey, Reconstruction, TrainingDetails, Update
 from tests.attacks.cases import CPU, Centre, snapshot, train
 
 SHAPE = (3, 24, 24)

@@ -11,8 +11,9 @@ from fl_audit.attacks.problem import MAX_IMAGES, prepare
 from fl_audit.attacks.rows import merged
 from fl_audit.attacks.simulation import functional_gradient, simulate
 from fl_audit.core.errors import ConfigError
+from fl_audit.core.knowledge import Share
 from fl_audit.core.progress import Progress
-from fl_audit.core.types import Share, TrainingDetails
+from fl_audit.core.types import TrainingDetails
 from tests.attacks.cases import CPU, Case, make_case
 
 STEP = TrainingDetails(learning_rate=0.1, weight_decay=0.01)

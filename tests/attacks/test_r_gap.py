@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fl_audit.attacks import attacks
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.seeding import seeded_globals, torch_generator
-from fl_audit.core.types import CaptureKey, Knowledge, Reconstruction, TrainingDetails, Update
+from fl_audit.core.types import CaptureKey, Reconstruction, TrainingDetails, Update
 from fl_audit.models import models
 from tests.attacks.cases import CPU, snapshot
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fl_audit.core.captures import read_truth, read_update
-from fl_audit.core.types import CaptureKey, Knowledge, TrainingDetails, Update
+from fl_audit.core.knowledge import Knowledge
+from fl_audit.core.types import CaptureKey, TrainingDetails, Update
 from fl_audit.core.units import ImageData, ModelSpec
 from fl_audit.data import client_splits, datasets, partitioners
 from fl_audit.models import Normalize, models

@@ -19,7 +19,6 @@ outside the time measured.
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from fl_audit.core.errors import AuditError  # noqa: E402
 from fl_audit.metrics import arrange, match, psnr  # noqa: E402
 from tests.bench._breaching import Attacked, Breaching  # noqa: E402
 from tests.bench._cases import CASES, Case, Labels, smoke  # noqa: E402
+from tests.bench._data import data_file  # noqa: E402
 from tests.bench._results import Attempt, save, table, verdicts  # noqa: E402
 from tests.bench._samples import Sample, samples  # noqa: E402
 
@@ -49,10 +49,8 @@ CALIBRATION = 8
 def main() -> int:
     """Run the cases asked for; 2 if the data is not there."""
     arguments = parse()
-    folder = os.environ.get("FL_AUDIT_TEST_DATA")
-    archive = Path(folder) / "cifar10-jpeg.zip" if folder else None
-    if archive is None or not archive.is_file():
-        sys.stderr.write("FL_AUDIT_TEST_DATA names no folder with cifar10-jpeg.zip\n")
+    archive = data_file("cifar10-jpeg.zip")
+    if archive is None:
         return 2
     torch.set_num_threads(arguments.threads)
     attempts: list[Attempt] = []

@@ -82,11 +82,11 @@ def main() -> None:
 
 
 class Meter(GridProxy):
-    """Adds up the time spent in the grid below, and notes how far the process grows from there on."""
+    """Adds up the time spent in the grid below."""
 
     def __init__(self, grid: Any) -> None:
         super().__init__(grid)
-        self.seconds, self.cpu, self.base, self.peak = 0.0, 0.0, 0, 0
+        self.seconds, self.cpu = 0.0, 0.0
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -95,35 +95,42 @@ class Meter(GridProxy):
         replies = super().send_and_receive(messages, timeout=timeout)
         self.seconds += time.perf_counter() - started
         self.cpu += time.process_time() - cpu
+        self.look()
+        return replies
+
+    def look(self) -> None:
+        """Note how large the process is, now that the replies are there."""
+
+
+class Below(Meter):
+    """Under the audited grid: notes how far the process grows from there on."""
+
+    base, peak = 0, 0
+
+    def look(self) -> None:
         self.peak = max(self.peak, _memory("VmHWM"))
         self.base = _memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        return replies
 
 
-class Above(GridProxy):
-    """Over the audited grid: time in it, and how far the process grew since the grid below was done."""
+class Above(Meter):
+    """Over the audited grid: how far the process grew since the grid below was done."""
 
-    def __init__(self, grid: Any, below: Meter) -> None:
+    grown = 0
+
+    def __init__(self, grid: Any, below: Below) -> None:
         super().__init__(grid)
-        self.seconds, self.cpu, self.grown, self._below = 0.0, 0.0, 0, below
+        self._below = below
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        started, cpu = time.perf_counter(), time.process_time()
-        replies = super().send_and_receive(messages, timeout=timeout)
-        self.seconds += time.perf_counter() - started
-        self.cpu += time.process_time() - cpu
+    def look(self) -> None:
         self.grown = max(self.grown, _memory("VmHWM") - self._below.base)
-        return replies
 
 
 def _worker(options: argparse.Namespace) -> dict[str, float]:
     """One federation in this process; seconds are of one round, memory is in bytes."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder, quiet_flower(), task_identity(1):
-        below = Meter(LocalGrid(_client(options.batches * BATCH), clients=options.clients, seed=0, run_id=1))
+        below = Below(LocalGrid(_client(options.batches * BATCH), clients=options.clients, seed=0, run_id=1))
         above = Above(audited(below, out=folder) if options.worker == "audited" else below, below)
         initial = ArrayRecord(resnet50().state_dict())
         size = sum(len(array.data) for array in initial.values())

@@ -26,9 +26,10 @@ from torch.nn.functional import cross_entropy
 from fl_audit.attacks import AttackFailed
 from fl_audit.attacks.labels import find_labels
 from fl_audit.attacks.problem import prepare
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import numpy_generator, seeded_globals, torch_generator
-from fl_audit.core.types import CaptureKey, Knowledge, TrainingDetails, Update
+from fl_audit.core.types import CaptureKey, TrainingDetails, Update
 from fl_audit.data import datasets
 from fl_audit.models import models
 from fl_audit.strategies.defenses import defenses

@@ -15,7 +15,6 @@ process's peak on a CPU.
 import argparse
 import json
 import math
-import os
 import resource
 import sys
 import tempfile
@@ -32,14 +31,16 @@ import torch  # noqa: E402  # after the path, like what follows
 from torch import Tensor, nn  # noqa: E402
 
 from fl_audit.attacks import Attack, Task, attacks  # noqa: E402
+from fl_audit.core.knowledge import Knowledge  # noqa: E402
 from fl_audit.core.seeding import seeded_globals  # noqa: E402
-from fl_audit.core.types import CaptureKey, Knowledge, TrainingDetails, Update  # noqa: E402
+from fl_audit.core.types import CaptureKey, TrainingDetails, Update  # noqa: E402
 from fl_audit.data import datasets  # noqa: E402
 from fl_audit.metrics import psnr  # noqa: E402
 from fl_audit.models import models  # noqa: E402
 from fl_audit.reports.scatter import Axis, Dot, scatter  # noqa: E402
 from tests.bench._breaching import Breaching, Built  # noqa: E402
 from tests.bench._cases import CASES, INVERTING  # noqa: E402
+from tests.bench._data import data_file  # noqa: E402
 from tests.bench._samples import CLASSES, LEARNING_RATE, SHAPE, SharedModel, snapshot, train  # noqa: E402
 
 STYLE = ROOT / "audit" / "reports" / "templates" / "style.css"
@@ -90,10 +91,8 @@ class Theirs:
 def main() -> int:
     """Measure; 2 if the data is not there."""
     arguments = parse()
-    folder = os.environ.get("FL_AUDIT_TEST_DATA")
-    archive = Path(folder) / "cifar10-jpeg.zip" if folder else None
-    if archive is None or not archive.is_file():
-        sys.stderr.write("FL_AUDIT_TEST_DATA names no folder with cifar10-jpeg.zip\n")
+    archive = data_file("cifar10-jpeg.zip")
+    if archive is None:
         return 2
     device, counts = torch.device(arguments.device), sorted({int(n) for n in arguments.clients.split(",")})
     images, labels = pictures(archive, counts[-1])

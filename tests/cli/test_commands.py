@@ -73,9 +73,26 @@ def test_list_names_every_unit(kind: str, capsys: pytest.CaptureFixture[str]) ->
     assert known[kind] in capsys.readouterr().out
 
 
-def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(["run", "--help"]) == 0
-    assert "fl-audit run --defense dp" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("command", "example", "argument"),
+    [
+        ("run", "fl-audit run --resume fl-audit-run", "YAML file with settings"),
+        ("app", "fl-audit app my-app --engine ray --clients 8", "Folder of a Flower app"),
+        ("metrics", "fl-audit metrics originals reconstructions", "Folder of original images"),
+    ],
+)
+def test_help_has_examples_to_copy_and_says_what_arguments_are(
+    command: str,
+    example: str,
+    argument: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert _run([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert example in [line.strip() for line in out.splitlines()], "a line of its own"
+    assert argument in out
 
 
 def test_print_config_prints_what_can_be_edited(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ import torch
 from fl_audit.attacks import Attack, AttackInterrupted, OptimisationAttack, attacks
 from fl_audit.core.errors import ConfigError, KnowledgeError
 from fl_audit.core.images import check_images
+from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.progress import Progress
-from fl_audit.core.types import Knowledge, Reconstruction, TrainingDetails, Update
+from fl_audit.core.types import Reconstruction, TrainingDetails, Update
 from tests.attacks.cases import CPU, Case, make_case, snapshot
 
 NAMES = attacks.names()

@@ -57,55 +57,72 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 7), (10, 10)])
 def test_one_client_gets_wilsons_interval(hits: int, n: int) -> None:
-    rate = leak_rate([True] * hits + [False] * (n - hits), [4] * n, seed=0)
+    rate = leak_rate([True] * hits + [False] * (n - hits), [(4, number) for number in range(n)], seed=0)
     assert (rate.low, rate.high) == pytest.approx(wilson(hits, n), abs=1e-9)
     assert rate.rate == hits / n
     assert rate.n == n
     assert "Wilson" in rate.method
 
 
+def updates_of(*clients: int) -> list[tuple[int, int]]:
+    """Client and round of images that came in an update each."""
+    return [(client, number) for number, client in enumerate(clients)]
+
+
 def test_clients_that_differ_widen_the_interval() -> None:
-    same = leak_rate([True, False] * 20, sorted([0, 1, 2, 3] * 10), seed=0)
-    apart = leak_rate([True] * 20 + [False] * 20, sorted([0, 1, 2, 3] * 10), seed=0)
+    updates = updates_of(*sorted([0, 1, 2, 3] * 10))
+    same = leak_rate([True, False] * 20, updates, seed=0)
+    apart = leak_rate([True] * 20 + [False] * 20, updates, seed=0)
     assert same.rate == apart.rate == 0.5
     assert apart.high - apart.low > 1.5 * (same.high - same.low)
     assert "4 clients" in apart.method
 
 
 def test_equal_outcomes_do_not_make_certainty() -> None:
-    none = leak_rate([False] * 12, [0, 1, 2, 3] * 3, seed=0)
+    none = leak_rate([False] * 12, updates_of(*[0, 1, 2, 3] * 3), seed=0)
     assert none.low == pytest.approx(0)
     assert none.high == pytest.approx(wilson(0, 12)[1])
 
 
 def test_the_bootstrap_is_that_of_a_plain_loop() -> None:
+    """Clients, then their updates, whose images stay together."""
     rng = np.random.default_rng(0)
-    groups = [[True] * 9 + [False], [True] * 2 + [False] * 4, [False] * 8, [True] * 3 + [False] * 9]
+    clients = [
+        [[True] * 9 + [False], [True] * 3],
+        [[True] * 2 + [False] * 4],
+        [[False] * 8, [False], [True, False]],
+        [[True] * 3, [False] * 9],
+    ]
     rates = []
     for _ in range(4000):
-        drawn = [
-            verdict
-            for pick in rng.integers(len(groups), size=len(groups))
-            for verdict in rng.choice(np.array(groups[pick]), size=len(groups[pick]))
-        ]
+        drawn: list[bool] = []
+        for client in rng.integers(len(clients), size=len(clients)):
+            for update in rng.integers(len(clients[client]), size=len(clients[client])):
+                drawn += clients[client][update]
         rates.append(np.mean(drawn))
     expected = np.quantile(rates, [0.025, 0.975])
-    verdicts = [verdict for group in groups for verdict in group]
-    clients = [client for client, group in enumerate(groups) for _ in group]
-    rate = leak_rate(verdicts, clients, seed=0)
+    images = [
+        (verdict, (client, number))
+        for client, held in enumerate(clients)
+        for number, update in enumerate(held)
+        for verdict in update
+    ]
+    images = [images[place] for place in rng.permutation(len(images))]  # in any order
+    verdicts, updates = [verdict for verdict, _ in images], [update for _, update in images]
+    rate = leak_rate(verdicts, updates, seed=0)
     assert (rate.low, rate.high) == pytest.approx(expected, abs=0.03)
-    assert rate == leak_rate(verdicts, clients, seed=0)
+    assert rate == leak_rate(verdicts, updates, seed=0)
 
 
 def test_unscored_images_are_counted_and_left_out() -> None:
-    rate = leak_rate([True, None, False, None], [0, 0, 1, 2], seed=0)
+    rate = leak_rate([True, None, False, None], updates_of(0, 0, 1, 2), seed=0)
     assert (rate.rate, rate.n, rate.unscored) == (0.5, 2, 2)
-    nothing = leak_rate([None, None], [0, 1], seed=0)
+    nothing = leak_rate([None, None], updates_of(0, 1), seed=0)
     assert math.isnan(nothing.rate)
     assert math.isnan(nothing.low)
     assert (nothing.n, nothing.unscored) == (0, 2)
     assert leak_rate([], [], seed=0).n == 0
-    with pytest.raises(ValueError, match="one client for each"):
+    with pytest.raises(ValueError, match="one update for each"):
         leak_rate([True], [], seed=0)
 
 

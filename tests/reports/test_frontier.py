@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fl_audit.cli._guarantee import guarantee
+from fl_audit.metrics import wilson
 from fl_audit.reports.families import Described, family, find_sweeps, settings_in_words
-from fl_audit.reports.frontier import frontier_of, level, pareto, wilson
+from fl_audit.reports.frontier import frontier_of, level, pareto
 from fl_audit.reports.schema import Controls, GuessFacts, Summary, Utility, read_summary, write_summary
 from fl_audit.reports.summarise import summarise
 from tests.reports import builders
@@ -115,8 +116,31 @@ def test_wilson_by_hand() -> None:
     z, n, p = 1.959964, 18, 5 / 18
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
-    assert wilson(5, 18) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert wilson(5 / 18, 18) == pytest.approx((centre - half, centre + half), abs=1e-6)
     assert wilson(0, 18)[0] == 0
+
+
+def test_images_of_one_update_are_no_proof_and_no_alibi() -> None:
+    """Five of 18 as in the table above, but in one update of three: neither above guesses nor as good."""
+    lines = [
+        finding("dp", 1 + image // 6, 0, image % 6, ssim=0.9 if image < 5 else 0.1) for image in range(18)
+    ]
+    summary = summarise([*POWER, *lines], facts(), [defense("dp")], [GUESSED_TWO])
+    found, why = level(summary.defenses[0], summary.controls)
+    assert found == "unknown"
+    assert "5 of 18 recognised, in 1 of 3 updates (95% interval " in why
+    assert "come out together" in why
+
+
+def test_no_image_of_one_update_is_no_evidence_of_safety() -> None:
+    """0 of 64 images of one update: one update says little of the next one."""
+    lines = [finding("dp", 1, 0, image, ssim=0.1) for image in range(64)]
+    part = control(*[0.9] * 5, 0.1)
+    summary = summarise([*part, *lines], facts(), [defense("dp")], [GUESSED_NONE])
+    assert summary.defenses[0].leak_rate_ci == pytest.approx((0, 0.793), abs=1e-3)
+    assert level(summary.defenses[0], summary.controls)[0] == "unknown"
+    whole = summarise([*POWER, *lines], facts(), [defense("dp")], [GUESSED_NONE])
+    assert "up to 79% of images may leak there all the same" in frontier_of(whole).doubts[0]
 
 
 def test_images_that_could_not_be_graded_are_not_taken_for_safe() -> None:
@@ -157,6 +181,24 @@ def test_no_defense_may_be_needed_and_accuracy_may_be_unknown() -> None:
     assert "Accuracy was not measured" in found.conclusion
 
 
+def test_a_model_that_is_worth_nothing_is_a_doubt() -> None:
+    """Two classes: naming always the same one is right half of the time."""
+    [doubt] = frontier_of(audited(("none", 18, 0.9), ("dp", 0, 0.28))).doubts
+    assert doubt.startswith("At 28% accuracy the model has learned nothing: of 2 classes,")
+    assert not frontier_of(audited(("none", 18, 0.9), ("dp", 0, 0.51))).doubts
+    assert frontier_of(audited(("none", 0, 0.5))).doubts[0].endswith("Train for longer.")
+
+
+def test_images_recognised_at_the_level_of_guesses_are_no_all_clear() -> None:
+    found = frontier_of(audited(("none", 2, 0.9), ("dp", 0, 0.6), guess=GUESSED_TWO))
+    assert found.weakest == 0
+    assert found.conclusion.endswith("guesses reach 11%.")
+    assert "look at the pictures" in found.doubts[0]
+    clear = frontier_of(audited(("none", 0, 0.9), ("dp", 0, 0.6), guess=GUESSED_TWO))
+    assert clear.conclusion.endswith("No defense is needed for that.")
+    assert not clear.doubts
+
+
 def test_a_dearer_setting_of_the_sweep_that_leaks_is_a_doubt() -> None:
     params = {"prune:0.5": {"fraction": 0.5}, "prune:0.9": {"fraction": 0.9}}
     found = frontier_of(
@@ -165,7 +207,7 @@ def test_a_dearer_setting_of_the_sweep_that_leaks_is_a_doubt() -> None:
     assert found.weakest == 1
     assert "prune:0.9 costs more accuracy and still leaks" in found.doubts[0]
     few = summarise([*POWER, finding("dp")], facts(), [defense("dp")], [GUESSED_NONE])
-    assert "Few images were attacked" in frontier_of(few).doubts[0]
+    assert "Few updates were attacked" in frontier_of(few).doubts[0]
 
 
 def test_sweeps_run_along_the_number_with_most_values() -> None:

@@ -23,6 +23,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.path = path
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self._open: list[str] = []
@@ -73,9 +74,14 @@ def test_there_is_a_report_and_a_page_for_each_client(run: Path) -> None:
     hrefs = [a["href"] for a in Page(pages[0]).all("a")]
     assert "clients/client-00.html" in hrefs
     assert all((run / str(href)).exists() for href in hrefs if href and not href.startswith("#"))
-    for href in (a["href"] for a in Page(pages[1]).all("a")):
-        assert href is not None
-        assert href.startswith("#") or (run / "clients" / href).exists()
+    for page in (Page(path) for path in pages):
+        for href in (a["href"] or "" for a in page.all("a")):
+            name, _, place = href.partition("#")
+            target = page.path.parent / name if name else page.path
+            assert target.exists(), href
+            if place:  # also within the other page
+                ids = {attributes.get("id") for _, attributes in Page(target).tags}
+                assert place in ids, href
 
 
 def test_pages_load_nothing_and_run_nothing(run: Path) -> None:

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
+from scipy.stats import binom
 
+from fl_audit.metrics.leakrate import independent_images
 from fl_audit.reports.caveats import caveats
-from fl_audit.reports.chance import chance, luck
-from fl_audit.reports.schema import Finding, GuessFacts, Summary
+from fl_audit.reports.chance import SIGNIFICANCE, chance, luck
+from fl_audit.reports.schema import Finding, GuessFacts, GuessSummary, Leak, Summary
 from fl_audit.reports.summarise import summarise
 from fl_audit.reports.verdict import Kind, control_sentence, headline, judge_defense, overall
 from tests.reports import builders
@@ -137,6 +140,47 @@ def test_luck_is_a_binomial_tail() -> None:
     # At a rate of 1/4, two or three of three: 3 * 1/16 * 3/4 + 1/64.
     chances = luck(whole.defenses[0], whole.controls.negative["same-class"])
     assert chances == pytest.approx(3 / 16 * 3 / 4 + 1 / 64)
+
+
+def test_luck_counts_updates_whose_images_come_out_together() -> None:
+    guesses = guessed(1, 4, best=0.7)
+
+    def of(*updates: int) -> float:
+        """Luck of updates with this many of four images recognised."""
+        found = [
+            finding("dp", 1, client, image, ssim=0.6 if image < hit else 0.1)
+            for client, hit in enumerate(updates)
+            for image in range(4)
+        ]
+        whole = summarise(found, facts(), [defense("dp")], guesses)
+        return luck(whole.defenses[0], whole.controls.negative["same-class"])
+
+    assert of(4) == pytest.approx(1 / 4)  # one update is one guess, not four
+    assert of(4, 0, 0) == pytest.approx(1 - (3 / 4) ** 3)  # one or more of three
+    assert of(4, 4, 0) == pytest.approx(3 / 16 * 3 / 4 + 1 / 64)  # two or three of three
+    assert of(0, 0) == 1
+    # Four of twelve, evenly spread: as many independent images.
+    assert of(*[1] * 12) == pytest.approx(binom.sf(11, 48, 1 / 4))
+
+
+def test_luck_cries_wolf_no_more_often_than_it_says() -> None:
+    """Guesses whose updates come out alike, 1 in 4 recognised: at 5%, one group of twenty may look odd."""
+    rng = np.random.default_rng(0)
+    guess = GuessSummary(images=4, graded=4, recognisable=1, leak_rate=0.25, metrics={})
+    odd, naive = [], []
+    for _ in range(400):
+        hits, sizes = rng.binomial(6, rng.beta(0.25, 0.75, 12)), np.full(12, 6)
+        leak = Leak(
+            images=72,
+            graded=72,
+            recognisable=int(hits.sum()),
+            leak_rate=None,
+            independent=independent_images(hits, sizes),
+        )
+        odd.append(luck(leak, guess) < SIGNIFICANCE)
+        naive.append(binom.sf(hits.sum() - 1, 72, 0.25) < SIGNIFICANCE)
+    assert np.mean(odd) <= 0.07
+    assert np.mean(naive) > 0.15, "each image counted for itself cries wolf"
 
 
 def test_a_control_that_reached_a_part_counts_where_chance_is_unlikely() -> None:

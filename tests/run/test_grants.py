@@ -9,7 +9,8 @@ import torch
 from fl_audit.core.aggregates import mean_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
-from fl_audit.core.types import CaptureKey, GroundTruth, Knowledge, TrainingDetails
+from fl_audit.core.knowledge import Knowledge
+from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
 from fl_audit.run.check import granted_names
 from fl_audit.run.config import ThreatConfig
 from fl_audit.run.grants import grant, grant_capture, read_knowledge, write_grant

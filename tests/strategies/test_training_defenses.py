@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from fl_audit.core.errors import ConfigError
@@ -18,10 +18,7 @@ from fl_audit.core.training import Exposure, Training
 from fl_audit.core.units import Defense
 from fl_audit.models import models
 from fl_audit.strategies.defenses import defenses
-from fl_audit.strategies.defenses._bottleneck import VariationalBottleneck, divergence
-from fl_audit.strategies.defenses._layers import last_linear
 from fl_audit.strategies.defenses.mixup import beta
-from fl_audit.strategies.defenses.soteria import feature_scores, kept_features
 from tests.strategies.training_cases import (
     CLASSES,
     TRAINING,
@@ -178,116 +175,11 @@ def test_mixing_weights_follow_the_beta_distribution(alpha: float) -> None:
     assert kstest(drawn, "beta", args=(alpha, alpha)).pvalue > 0.01
 
 
-def test_soteria_scores_are_those_of_the_paper_by_hand() -> None:
-    """Where the representation is W x + b, its derivative is W."""
-    model = linear_net()
-    images = torch.rand(4, 3, 8, 8, generator=generator())
-    layer = model[1]
-    assert isinstance(layer, nn.Linear)
-    features = images.flatten(1) @ layer.weight.T + layer.bias
-    expected = sum(layer.weight.detach().norm(dim=1) / (row.detach().abs() + 0.1) for row in features)
-    assert isinstance(expected, Tensor)
-    torch.testing.assert_close(feature_scores(model, "2", images), expected)
-    kept = kept_features(expected, 0.35)
-    assert kept.sum() == 7
-    assert float(expected[kept == 0].max()) <= float(expected[kept == 1].min())
-
-
-def test_soteria_leaves_model_and_generators_alone() -> None:
-    model = net().train()
-    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    feature_scores(model, "head", torch.rand(2, 3, 8, 8, generator=generator()))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_soteria_prunes_columns_so_that_the_gradient_tells_a_wrong_representation() -> None:
-    """With one image, weight gradient over bias gradient is the representation: the leak it is made for."""
-    who = learner(linear_net())
-    batch = batch_of(who, 1)
-    plain = gradients(who.model, batch)
-    layers = who.model
-    assert isinstance(layers, nn.Sequential)
-    features = layers[1](layers[0](batch.images)).detach()[0]
-    errors = []
-    for fraction in (0.0, 0.3, 0.6, 0.9):
-        defended = dict(defenses.create(f"soteria:{fraction}").gradients(plain, who, batch))
-        assert list(defended) == list(plain)
-        assert all(torch.equal(defended[name], plain[name]) for name in plain if name != "2.weight")
-        assert int((defended["2.weight"] == 0).all(0).sum()) == int(10 * fraction)
-        read = defended["2.weight"][0] / defended["2.bias"][0]
-        errors.append(float((read - features).norm() / features.norm()))
-    assert errors[0] < 1e-4
-    assert errors == sorted(errors)
-    assert errors[-1] > 0.5
-
-
 def test_a_model_without_a_linear_layer_is_refused_by_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     for spec in ("soteria", "precode"):
         with pytest.raises(ConfigError, match=f"{spec}.*linear"):
             defenses.create(spec).architecture(model)
-
-
-def test_the_bottleneck_sits_before_the_classifier() -> None:
-    model = defenses.create("precode:size=8").architecture(net())
-    name, layer = last_linear(model, "test")
-    assert (name, layer.out_features) == ("head.1", CLASSES)
-    assert isinstance(model.get_submodule("head.0"), VariationalBottleneck)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    assert shapes["head.0.encoder.weight"] == (16, 256)
-    assert shapes["head.0.decoder.weight"] == (256, 8)
-    alone = defenses.create("precode:size=8").architecture(nn.Linear(5, 2))
-    assert alone(torch.rand(3, 5)).shape == (3, 2)
-
-
-def test_divergence_is_that_of_two_gaussians_in_bits() -> None:
-    mean, deviation = torch.randn(4, 6, generator=generator()), torch.rand(4, 6, generator=generator()) + 0.1
-    there = torch.distributions.Normal(mean, deviation)
-    standard = torch.distributions.Normal(torch.zeros(6), torch.ones(6))
-    nats = torch.distributions.kl_divergence(there, standard).sum(1).mean()
-    torch.testing.assert_close(divergence(mean, deviation), nats / math.log(2))
-
-
-def test_the_objective_is_the_loss_plus_the_divergence_of_the_draw() -> None:
-    defense = defenses.create("precode:size=4,beta=0.3")
-    model = defense.architecture(linear_net())
-    who = learner(model)
-    batch = batch_of(who)
-    defense.begin(who, rng=generator(5))
-    loss = functional.cross_entropy(model(batch.images), batch.labels)
-    objective = defense.objective(loss, who, batch)
-    noise = torch.randn(3, 4, generator=generator(5))
-    table = dict(model.named_parameters())
-
-    def linear(name: str, values: Tensor) -> Tensor:
-        return values @ table[f"{name}.weight"].T + table[f"{name}.bias"]
-
-    coded = linear("2.0.encoder", linear("1", batch.images.flatten(1)))
-    mean, deviation = coded[:, :4], functional.softplus(coded[:, 4:])
-    logits = linear("2.1", linear("2.0.decoder", mean + deviation * noise))
-    expected = functional.cross_entropy(logits, batch.labels) + 0.3 * divergence(mean, deviation)
-    torch.testing.assert_close(objective, expected)
-    assert defense.objective(loss, who, batch) is loss  # what is spent is not counted again
-
-
-def test_only_a_client_in_training_draws_from_the_bottleneck() -> None:
-    defense = defenses.create("precode:size=8")
-    model = defense.architecture(net()).eval()
-    who = learner(model)
-    batch = batch_of(who)
-    known = gradients(model, batch)
-    assert all(torch.equal(g, known[name]) for name, g in gradients(model, batch).items())
-    defense.begin(who, rng=generator(5))
-    one, other = gradients(model, batch), gradients(model, batch)
-    for name in known:  # every layer's gradient hangs on the draw
-        assert not torch.equal(one[name], known[name]), name
-        assert not torch.equal(one[name], other[name]), name
-    defense.begin(who, rng=generator(5))
-    assert all(torch.equal(g, one[name]) for name, g in gradients(model, batch).items())
-    with torch.no_grad():
-        assert torch.equal(model(batch.images), model(batch.images))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.federation._flwr_private import task_identity
+from fl_audit.federation._parent import when_orphaned
 from fl_audit.federation.apps import _flwr_config as flower
+from fl_audit.federation.apps.app_witness import AppWitness
 from fl_audit.federation.apps.grid import AppGrid, LoudApp, waits_in_vain
 from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
-from fl_audit.federation.apps.outcome import outcome_of, own_traceback, seen_by, watch_for
+from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, watch_for
 from fl_audit.federation.apps.protections import of_mods
-from fl_audit.federation.apps.watch import AppWitness
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
 from fl_audit.models.app_model import SOURCES
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     """Run the job; the process ends here, whatever threads the app has left running."""
     job = read_model(Path(arguments[0]), AppJob, "the job of an app")
     pipe = os.fdopen(int(arguments[1]), "w", buffering=1)
-    _end_with_parent()
+    when_orphaned(lambda: os._exit(1))
     if (Path.cwd() / SOURCES).is_dir():
         sys.path.insert(0, str(Path.cwd() / SOURCES))  # also before an installation of it
     run = _Run(job, Path(arguments[0]).parent, pipe)
@@ -71,7 +71,7 @@ class _Run:
                     server = flower.load_component(job.server, ServerApp, Path.cwd())
                     client = flower.load_component(job.client, ClientApp, Path.cwd())
             except BaseException as error:  # also an app that exits while it is imported
-                self._fail("import", error)
+                self._failure = failure_of("import", error, Path.cwd())
                 return
             self._observer.own += of_mods(client)
             if job.truth is not None:
@@ -109,7 +109,7 @@ class _Run:
             except SystemExit as error:
                 self._notes.append(f"the server app ended by sys.exit({error.code!r})")
             except BaseException as error:
-                self._fail("server", error)
+                self._failure = failure_of("server", error, Path.cwd())
 
     def _serve(self, server: ServerApp, grid: Grid, run_id: int) -> None:
         context = Context(run_id, 0, {}, RecordDict(), dict(self._job.config))
@@ -127,14 +127,6 @@ class _Run:
                     text=waits_in_vain(f"{self._job.clients} clients"),
                 )
                 self.finish(None)
-
-    def _fail(self, where: Any, error: BaseException) -> None:
-        traceback.print_exception(error)
-        if isinstance(error, SystemExit):
-            text = f"the app called sys.exit({error.code!r})"
-        else:
-            text = f"{type(error).__name__}: {error}"
-        self._failure = AppFailure(where=where, text=text, traceback=own_traceback(error, Path.cwd()))
 
     def finish(self, failure: AppFailure | None) -> None:
         """Write the outcome and end the process."""
@@ -159,17 +151,6 @@ class _Run:
 
     def _tell(self, event: dict[str, Any]) -> None:
         self._pipe.write(json.dumps(event) + "\n")
-
-
-def _end_with_parent() -> None:
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="fl-audit-parent", daemon=True).start()
 
 
 if __name__ == "__main__":

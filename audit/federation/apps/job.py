@@ -93,10 +93,14 @@ class RoundAccuracy(_Model):
     clients: dict[int, float] = {}
 
 
+Where = Literal["import", "server", "wait", "process", "flower"]
+"""What an app was doing when it ended before its time; the last two: in its process, or by Flower."""
+
+
 class AppFailure(_Model):
     """How the app ended before its time."""
 
-    where: Literal["import", "server", "wait", "process", "flower"]
+    where: Where
     text: str
     traceback: str = ""
 

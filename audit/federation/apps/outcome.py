@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fl_audit.core.errors import ConfigError
-from fl_audit.federation.apps.job import AppFailure, AppJob, AppOutcome, Secure, Seen
+from fl_audit.federation.apps.job import AppFailure, AppJob, AppOutcome, Secure, Seen, Where
 from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
 from fl_audit.federation.apps.watch import Watch
 from fl_audit.models.app_model import Recipe
@@ -107,6 +107,23 @@ def outcome_of(
 def _secure(recorder: BudgetRecorder) -> Secure | None:
     rounds = recorder.secure
     return Secure(how=dict(rounds.how), problems=dict(rounds.problems)) if rounds.seen else None
+
+
+def failure_of(where: Where, error: BaseException, folder: Path) -> AppFailure:
+    """Why a federation ended early; the whole traceback goes to the log.
+
+    Args:
+        where: what it was doing, see `Where`.
+        error: what was raised.
+        folder: where the app's modules lie.
+    """
+    traceback.print_exception(error)
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+        text = f"the app called sys.exit({error.code!r})"
+    elif where == "wait" or isinstance(error, ConfigError):  # in our words, for the user
+        text = str(error)
+    return AppFailure(where=where, text=text, traceback=own_traceback(error, folder))
 
 
 def own_traceback(error: BaseException, folder: Path) -> str:

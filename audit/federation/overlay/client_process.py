@@ -10,12 +10,13 @@ from fl_audit.core.files import read_model
 from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.core.types import GroundTruth
 from fl_audit.federation.apps import _flwr_config as flower
+from fl_audit.federation.apps.app_witness import AppWitness
 from fl_audit.federation.apps.grid import LoudApp
 from fl_audit.federation.apps.job import AppJob, Protection
 from fl_audit.federation.apps.observe import kept
 from fl_audit.federation.apps.outcome import own_traceback, seen_by, watch_for
 from fl_audit.federation.apps.protections import of_mods
-from fl_audit.federation.apps.watch import AppWitness, Watch
+from fl_audit.federation.apps.watch import Watch
 from fl_audit.federation.overlay.client_side import UNKNOWN, partition
 from fl_audit.federation.overlay.spool import Spool
 from fl_audit.federation.wrapped import MEMORY, WrappedClientApp

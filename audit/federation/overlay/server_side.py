@@ -9,14 +9,14 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fl_audit.core.errors import ConfigError, FederationError
+from fl_audit.core.errors import FederationError
 from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.federation.apps import _flwr_config as flower
-from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome, Where
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
-from fl_audit.federation.apps.outcome import outcome_of, own_traceback, seen_by, together, watch_for
+from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, together, watch_for
 from fl_audit.federation.overlay.client_side import HELLO, PARTITION, UNKNOWN
 from fl_audit.federation.overlay.grid import AppWaits, OverlayGrid
 from fl_audit.federation.overlay.spool import Spool
@@ -72,7 +72,7 @@ class _ServerRun:
         """Run the app's server to its end, and write the outcome whatever happens."""
         self._tell({"run": context.run_id})
         self._spool.begin()
-        where = "import"
+        where: Where = "import"
         try:
             with self._watch.hooked(), self._watch.losses():
                 server = flower.load_component(self._job.server, ServerApp, self._folder)
@@ -95,10 +95,10 @@ class _ServerRun:
                 self._notes.append(f"the server app ended by sys.exit({error.code!r})")
                 self._finish(None)
                 return
-            self._fail(where, error)
+            self._finish(failure_of(where, error, self._folder))
             raise
         except BaseException as error:
-            self._fail("wait" if isinstance(error, AppWaits) else where, error)
+            self._finish(failure_of("wait" if isinstance(error, AppWaits) else where, error, self._folder))
             raise
         self._finish(None)
 
@@ -132,15 +132,6 @@ class _ServerRun:
                     f"{min(WAITING, self._job.timeout):g} s. Start the others, or ask for fewer: --clients N"
                 )
             time.sleep(0.2)
-
-    def _fail(self, where: Any, error: BaseException) -> None:
-        traceback.print_exception(error)
-        text = f"{type(error).__name__}: {error}"
-        if isinstance(error, SystemExit):
-            text = f"the app called sys.exit({error.code!r})"
-        elif where == "wait" or isinstance(error, ConfigError):
-            text = str(error)
-        self._finish(AppFailure(where=where, text=text, traceback=own_traceback(error, self._folder)))
 
     def _finish(self, failure: AppFailure | None) -> None:
         """Write what was held out and the outcome, the latter last."""

@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from fl_audit.core.files import read_model, write_json
+from fl_audit.federation._parent import when_orphaned
 from fl_audit.federation.apps.job import OUTCOME, AppFailure, AppJob, AppOutcome
 from fl_audit.federation.apps.outcome import together
 from fl_audit.federation.overlay.server_side import EVENTS
@@ -74,7 +74,7 @@ def supervise(arguments: list[str], work: Callable[[Orders], None]) -> None:
     (orders.place / EVENTS).unlink(missing_ok=True)
     adopt_orphans()
     signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    when_orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
     code = 0
     try:
         with _relaying(orders):
@@ -112,9 +112,3 @@ def _relaying(orders: Orders) -> Iterator[None]:
 
 def _end(number: int, frame: object) -> None:
     raise Ended
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGTERM)
