@@ -11,9 +11,10 @@ from fl_audit.semsim import CARD, NAME, packaged
 THRESHOLD = 0.7
 """Probability from which an image can count as recognisable.
 
-On held-out oracle labels 0.5 misses 6% of the recognisable pairs and calls 6% of the others recognised; 0.7 misses
-12% and 3%, 0.9 35% and 2%. Of the judged pairs 0.7 misses 9 of 84 with 4 false alarms among 162, see the model
-card. Where images resemble each other the probability is too high, and the guesses decide.
+On held-out oracle labels 0.5 misses 6% of the recognisable pairs and calls 6% of the others recognised; 0.7
+misses 12% and calls 3%, 0.9 misses 35% and calls 2%. Of the judged pairs 0.7 misses 9 of 84 with 4 false
+alarms among 162, see the model card. Where images resemble each other the probability is too high, and the
+guesses decide.
 """
 GUESS_PERCENTILE = 0.95
 

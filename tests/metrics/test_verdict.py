@@ -11,9 +11,9 @@ from fl_audit.metrics import THRESHOLD, RecognisabilityRule, leak_rate, negative
 from fl_audit.semsim import packaged
 
 
-def test_the_rule_is_the_calibrated_probability_at_nine_tenths() -> None:
+def test_the_rule_is_the_calibrated_probability_at_seven_tenths() -> None:
     rule, calibration = RecognisabilityRule(), packaged().calibration
-    border = (calibration.intercept - math.log(9)) / calibration.slope  # odds of nine to one
+    border = (calibration.intercept - math.log(7 / 3)) / calibration.slope  # odds of seven to three
     distances = torch.tensor([0.0, border - 0.01, border + 0.01, 100.0, math.nan], dtype=torch.float64)
     found = rule.probability({"semsim": distances})
     for distance, probability in zip(distances.tolist()[:4], found.tolist()[:4], strict=True):
