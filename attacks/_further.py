@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fl_audit.attacks.clock import Clock
 from fl_audit.attacks.inverting_gradients import STUCK, InvertingGradients, pools_and_is_small
 from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import Problem
@@ -14,6 +15,8 @@ from fl_audit.core.types import Reconstruction
 PAYS = 0.02
 """Share of the total that a descent must take off: one that does not is followed by one from elsewhere."""
 
+WORTH = 0.1
+"""Share of the time that a descent would take in full from which it is begun."""
 
 POLISH = 0.3
 """Share of the smoothness for max pooling that is left in the polish."""
@@ -24,9 +27,12 @@ POLISH_STEP = 0.03
 POLISH_TIME = 0.2
 """Share of the time left that is kept for it."""
 
+LOOKS = 3
+"""Evaluations that comparing it with what was there before may take, with one to spare."""
+
 
 class _Resumed(InvertingGradients):
-    """The same from the images of `Problem.found`: half the step size does not undo them."""
+    """The same from the images of `Problem.found`."""
 
     def _parts(self, problem: Problem) -> Parts:
         return replace(super()._parts(problem), start=Found())
@@ -38,19 +44,22 @@ def go_on(
     results: Sequence[Reconstruction],
     *,
     descents: int,
+    seconds: float,
 ) -> list[Reconstruction]:
     """Follow a descent with others, each twice as long as the one before, while there is time and they pay.
 
-    Each begins at the best images so far with a large step size again, as in Loshchilov and Hutter, "SGDR:
-    Stochastic Gradient Descent with Warm Restarts", ICLR 2017, https://arxiv.org/abs/1608.03983; after one
-    that did not pay the next begins at noise, and if that does not pay either, the search is over. What is
-    kept has the lowest total of objective and priors: the attacker's own measure.
+    Each begins at the best images so far with half the first step size, which does not undo them, as in
+    Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
+    https://arxiv.org/abs/1608.03983; after one that did not pay the next begins at noise, and if that does
+    not pay either, the search is over. What is kept has the lowest total of objective and priors: the
+    attacker's own measure.
 
     Args:
         attack: what was run.
         problems: what it was run on; their clock ends the search, and so does Ctrl-C, with the best so far.
         results: what it made of each.
         descents: most descents for each problem.
+        seconds: what ``attack`` took for each.
     """
     best = list(results)
     if not best:
@@ -65,7 +74,7 @@ def go_on(
         again = [place for place in hopeful if failures[place] == 0]
         elsewhere = [place for place in hopeful if failures[place] == 1]
         for descent, places in ((onward, again), (anew, elsewhere)):
-            if not places or clock.over():
+            if not places or clock.over() or clock.left() < WORTH * seconds * len(places) * 2**number:
                 continue
             part = clock.part(1.0 if descent is anew else len(again) / len(hopeful))
             begun = [
@@ -84,7 +93,11 @@ def go_on(
 
 
 def polish(
-    attack: InvertingGradients, problems: Sequence[Problem], results: Sequence[Reconstruction]
+    attack: InvertingGradients,
+    problems: Sequence[Problem],
+    results: Sequence[Reconstruction],
+    *,
+    seconds: float,
 ) -> list[Reconstruction]:
     """A last descent in small steps and with less smoothness, for small networks that pool by maximum.
 
@@ -95,18 +108,24 @@ def polish(
         attack: what was run.
         problems: what it was run on.
         results: what it made of each.
+        seconds: what ``attack`` took for each.
     """
     best = list(results)
     places = [p for p, r in enumerate(best) if _promises(r) and pools_and_is_small(problems[p])]
-    if not places or problems[0].clock.over():
+    if not places:
         return best
+    clock = problems[0].clock
+    if clock.over() or clock.left() < WORTH * seconds * len(places):
+        return best
+    spare = clock.left() - LOOKS * seconds / attack.iterations * len(places)
+    part = Clock(max(spare, 1e-9), clock)
     changes = {"pooled": max(1.0, POLISH * attack.pooled), "step_size": POLISH_STEP}
     finest = _Resumed.model_construct(**attack.model_dump() | changes)
-    begun = [replace(problems[p], labels=best[p].labels, found=best[p].images) for p in places]
+    begun = [replace(problems[p], labels=best[p].labels, found=best[p].images, clock=part) for p in places]
     try:
         made = finest._reconstruct_all(begun)
     except KeyboardInterrupt:
-        problems[0].clock.interrupt()
+        clock.interrupt()
         return best
     for place, result in zip(places, made, strict=True):
         problem, one = problems[place], best[place]

@@ -1,6 +1,7 @@
 """Chooses by itself: exact attacks where theory allows them, then the optimisation that fits the model."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -101,8 +102,10 @@ class Auto(Attack):
             results[place] = _chosen(result, "dlg", "the network is small and smooth")
         hard = [p for p in range(len(problems)) if p not in results or not _solved(results[p])]
         attack = InvertingGradients(iterations=self.iterations)
+        began = time.perf_counter()
         first = self._optimised(attack, problems, hard, share=1.0)
-        for place, result in self._followed(attack, problems, first).items():
+        each = (time.perf_counter() - began) / max(len(first), 1)
+        for place, result in self._followed(attack, problems, first, each).items():
             if place not in results:
                 results[place] = _chosen(result, attack.name, "the network is large or has kinks")
             elif result.status == "done" and result.objective < total_of(
@@ -161,16 +164,21 @@ class Auto(Attack):
         return dict(zip(places, found, strict=True))
 
     def _followed(
-        self, attack: InvertingGradients, problems: Sequence[Problem], first: dict[int, Reconstruction]
+        self,
+        attack: InvertingGradients,
+        problems: Sequence[Problem],
+        first: dict[int, Reconstruction],
+        seconds: float,
     ) -> dict[int, Reconstruction]:
-        """What becomes of the first descents, by place, as time allows."""
+        """What becomes of the first descents, ``seconds`` each, by place, as time allows."""
         timed = math.isfinite(problems[0].clock.left())
         worth = [place for place in first if timed or _cheap(problems[place])]
         hard = [problems[place] for place in worth]
         found = [first[place] for place in worth]
-        found = go_on(attack, hard, found, descents=self.further if timed else min(self.further, 1))
-        if self.further:
-            found = polish(attack, hard, found)
+        descents = self.further if timed else min(self.further, 1)
+        if descents:
+            found = go_on(attack, hard, found, descents=descents, seconds=seconds)
+            found = polish(attack, hard, found, seconds=seconds)
         return first | dict(zip(worth, found, strict=True))
 
 

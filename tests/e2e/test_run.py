@@ -51,8 +51,7 @@ def test_the_baseline_leaks_dp_does_not_and_the_control_has_power(finished: RunF
     summary = read_summary(finished.summary)
     rates = summary.leak_rates()
     assert rates["none"] is not None
-    # Client 1's two faces; client 0's stripes and dark patch are noise after so short an attack.
-    assert rates["none"] >= 0.5
+    assert rates["none"] >= 0.75
     undefended = [finding for finding in read_findings(finished.findings) if finding.defense == "none"]
     assert all(finding.recognisable for finding in undefended if finding.client == 1)
     assert rates["dp"] == 0
