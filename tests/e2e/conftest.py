@@ -14,7 +14,7 @@ SMALL = {
     "federation.rounds": 2,
     "federation.clients": 2,
     "defenses": ["dp"],
-    "attack.names": ["auto:iterations=150"],
+    "attack.names": ["inverting-gradients:iterations=150,restarts=1"],
 }
 """A federation that is audited in a few seconds, and still leaks recognisably."""
 
