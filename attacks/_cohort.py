@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fl_audit.attacks._granted import checked_labels, simulated
-from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan, too_many
+from fl_audit.attacks._plan import MAX_IMAGES, Plan, make_plan
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.knowledge import Knowledge, Share
 from fl_audit.core.types import TrainingDetails, Update
@@ -54,28 +54,43 @@ def lay_out(
     """
     _check_weights(knowledge.cohort)
     shares = knowledge.cohort or (Share(1.0, update.num_examples, knowledge.training, knowledge.labels),)
-    trainings = [simulated(share.training, notes) for share in shares]
+    assumed: list[str] = []
+    trainings = [simulated(share.training, assumed) for share in shares]
     plans = [
         make_plan(
-            share.num_examples, share.training, checked_labels(share.labels, knowledge), notes, shown=shown
+            share.num_examples, share.training, checked_labels(share.labels, knowledge), assumed, shown=shown
         )
         for share in shares
     ]
-    notes[:] = dict.fromkeys(notes)  # clients that are alike give the same ones
+    notes.extend(dict.fromkeys(assumed))  # clients that are alike give the same ones
+    layout = _layout(shares, plans, trainings, batch_statistics=batch_statistics, gradient=gradient)
+    if layout.members:
+        notes.append(f"the training of each of the {len(shares)} clients is simulated, and their mean taken")
+    if layout.plan.left_out is not None:
+        notes.append(layout.plan.left_out)
+    return layout
+
+
+def _layout(
+    shares: Sequence[Share],
+    plans: Sequence[Plan],
+    trainings: Sequence[TrainingDetails | None],
+    *,
+    batch_statistics: bool,
+    gradient: bool,
+) -> Layout:
+    """The layout, from what each client did by itself."""
     if len(shares) == 1 and trainings[0] is not None and not gradient:
         return Layout(plans[0], trainings[0])
     together = _together(plans)
     if together.labels is None and together.num_images > MAX_IMAGES:
         used = together.used or together.num_images
-        notes[:] = [note for note in notes if note not in {plan.left_out for plan in plans}]
-        notes.append(too_many(used))
         return Layout(Plan(MAX_IMAGES, (MAX_IMAGES,), None, None, used), None)
     known = [training for training in trainings if training is not None]
     if gradient or len(known) < len(shares):
         return Layout(together, None)
     if not batch_statistics and _one_step(shares, plans, known):
         return Layout(together, replace(known[0], batch_size=together.num_images, local_steps=1))
-    notes.append(f"the training of each of the {len(shares)} clients is simulated, and their mean taken")
     sizes = tuple(size for plan in plans for size in plan.first_pass)
     members = tuple(
         (share.weight, plan, training) for share, plan, training in zip(shares, plans, known, strict=True)

@@ -35,7 +35,12 @@ class Plan:
     @property
     def left_out(self) -> str | None:
         """Why not all images are attempted; None where they are."""
-        return None if self.used is None else too_many(self.used)
+        if self.used is None:
+            return None
+        return (
+            f"the update is of {self.used} images; {MAX_IMAGES} are attempted, since a gradient mixed from "
+            "more than that without known labels is beyond this attack"
+        )
 
     @property
     def first_pass(self) -> tuple[int, ...]:
@@ -58,13 +63,13 @@ def make_plan(
         told: different images that the client says it used.
         training: how it trained, if granted and simulated.
         labels: granted labels in order of use, int64 ``(U,)``.
-        notes: gets a sentence for each thing assumed.
+        notes: gets a sentence for each thing assumed, but not `Plan.left_out`.
         shown: at least so many images, as the update shows, for where nobody says.
     """
     total = _uses(told, training, labels, notes, shown)
     images = told if told is not None and told < total else total
     if labels is None and images > MAX_IMAGES:
-        return _fewer(images, total, training, notes)
+        return _fewer(images, total, training)
     if images < total:
         order = _order(images, total, labels)
         regular = training is None or sum(_passes(images, training) or ()) == total
@@ -81,17 +86,8 @@ def make_plan(
     return Plan(total, _step_sizes(total, training, notes), None, labels)
 
 
-def too_many(used: int) -> str:
-    """Why fewer images are attempted than were used."""
-    return (
-        f"the update is of {used} images; {MAX_IMAGES} are attempted, since a gradient mixed from more than "
-        "that without known labels is beyond this attack"
-    )
-
-
-def _fewer(images: int, total: int, training: TrainingDetails | None, notes: list[str]) -> Plan:
+def _fewer(images: int, total: int, training: TrainingDetails | None) -> Plan:
     """As many images as can be attempted, spread over the steps of a pass."""
-    notes.append(too_many(images))
     if training is None:
         return Plan(MAX_IMAGES, (MAX_IMAGES,), None, None, images)
     steps = training.local_steps if images == total else math.ceil(images / training.batch_size)

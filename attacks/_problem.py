@@ -58,6 +58,7 @@ class Problem:
         left_out: why fewer images are reconstructed than were used; None: all are.
         cohort: the clients, where ``observed`` is their weighted mean and no single gradient of all images:
             those of the first come first. ``step_sizes`` then lists the steps of each one's first pass.
+        found: images ``(N, C, H, W)`` in [0, 1] that an earlier search found, from which another may begin.
     """
 
     model: nn.Module
@@ -90,6 +91,7 @@ class Problem:
     forward_mode: bool = True
     left_out: str | None = None
     cohort: tuple["Member", ...] = ()
+    found: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

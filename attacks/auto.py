@@ -1,28 +1,28 @@
 """Chooses by itself: exact attacks where theory allows them, then the optimisation that fits the model."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
+from fl_audit.attacks._further import go_on, polish
 from fl_audit.attacks._registry import attacks
 from fl_audit.attacks.analytic import Analytic
 from fl_audit.attacks.base import Attack
 from fl_audit.attacks.dlg import DeepLeakage
 from fl_audit.attacks.inverting_gradients import InvertingGradients
-from fl_audit.attacks.labels import Labels, find_labels
+from fl_audit.attacks.labels import find_labels
 from fl_audit.attacks.loop import optimise
 from fl_audit.attacks.noise import noise_share
-from fl_audit.attacks.objectives import fitted_squared_error
 from fl_audit.attacks.optimisation import OptimisationAttack
 from fl_audit.attacks.parts import Parts
 from fl_audit.attacks.problem import AttackFailed, Problem
 from fl_audit.attacks.r_gap import RGap
 from fl_audit.attacks.rows import SMALL_MODEL, is_small
-from fl_audit.attacks.simulation import simulate
+from fl_audit.attacks.simulation import misfit_of, simulate
 from fl_audit.attacks.spear import Spear
 from fl_audit.attacks.starts import Given
 from fl_audit.core.types import Reconstruction
@@ -39,6 +39,9 @@ WORTH_A_START = 0.1
 DROWNED = 0.5
 """Share of noise in the update from which layer by layer nothing is left of an image; clean ones show 0.1."""
 
+FEW = 8
+"""Images used, in all local steps, up to which a small network's update is simulated in milliseconds."""
+
 FIRST_LAYER: tuple[tuple[Attack, str], ...] = (
     (Analytic(), "the first layer is linear and its input explains its gradient"),
     (Spear(), "a linear layer with ReLU sees the images, and their activations explain its gradient"),
@@ -53,8 +56,8 @@ class Auto(Attack):
     First what is exact and cheap: where the first layer is linear and sees the pixels, `analytic` and, for
     several images, `spear`; for one image on a small chain of layers `r-gap`, from whose image `dlg` goes on.
     A solution that explains the update ends the search. Then optimisation: `dlg` on small smooth networks,
-    whose solution is accepted where it reproduces the update, else `inverting-gradients`. Every finding says
-    what was chosen and why.
+    whose solution is accepted where it reproduces the update, else `inverting-gradients`, in descents that
+    get longer as long as there is time. Every finding says what was chosen and why.
 
     Sources: those of the attacks it chooses from. Systematic comparisons of which attack works where: Huang
     et al., "Evaluating Gradient Inversion Attacks and Defenses in Federated Learning", NeurIPS 2021,
@@ -71,7 +74,17 @@ class Auto(Attack):
     works: ClassVar[str] = "wherever one of the others does; the finding says which was chosen and why"
 
     iterations: int = Field(
-        300, ge=1, le=1_000_000, description="iterations of the optimisation on a large network"
+        300,
+        ge=1,
+        le=1_000_000,
+        description="iterations of the first descent on a network that is no match for dlg",
+    )
+    further: int = Field(
+        6,
+        ge=0,
+        le=16,
+        description="descents that follow at most, each twice as long as the one before, while --budget "
+        "leaves time and they pay; without a budget one follows, for few images and a small network only",
     )
 
     def _reconstruct(self, problem: Problem) -> Reconstruction:
@@ -89,7 +102,10 @@ class Auto(Attack):
             results[place] = _chosen(result, "dlg", "the network is small and smooth")
         hard = [p for p in range(len(problems)) if p not in results or not _solved(results[p])]
         attack = InvertingGradients(iterations=self.iterations)
-        for place, result in self._optimised(attack, problems, hard, share=1.0).items():
+        began = time.perf_counter()
+        first = self._optimised(attack, problems, hard, share=1.0)
+        each = (time.perf_counter() - began) / max(len(first), 1)
+        for place, result in self._followed(attack, problems, first, each).items():
             if place not in results:
                 results[place] = _chosen(result, attack.name, "the network is large or has kinks")
             elif result.status == "done" and result.objective < total_of(
@@ -120,7 +136,7 @@ class Auto(Attack):
         if result is None or result.images is None:
             return None
         labels = find_labels(problem)
-        misfit = misfit_of(problem, labels, result.images)
+        misfit = misfit_of(problem, result.images, labels.values)
         why = "one image, and every layer can be undone"
         if misfit <= SOLVED:
             return _chosen(replace(result, objective=misfit), "r-gap", why)
@@ -147,6 +163,24 @@ class Auto(Attack):
         found = attack._reconstruct_all([replace(problems[place], clock=clock) for place in places])
         return dict(zip(places, found, strict=True))
 
+    def _followed(
+        self,
+        attack: InvertingGradients,
+        problems: Sequence[Problem],
+        first: dict[int, Reconstruction],
+        seconds: float,
+    ) -> dict[int, Reconstruction]:
+        """What becomes of the first descents, ``seconds`` each, by place, as time allows."""
+        timed = math.isfinite(problems[0].clock.left())
+        worth = [place for place in first if timed or _cheap(problems[place])]
+        hard = [problems[place] for place in worth]
+        found = [first[place] for place in worth]
+        descents = self.further if timed else min(self.further, 1)
+        if descents:
+            found = go_on(attack, hard, found, descents=descents, seconds=seconds)
+            found = polish(attack, hard, found, seconds=seconds)
+        return first | dict(zip(worth, found, strict=True))
+
 
 def small_and_smooth(problem: Problem) -> bool:
     """Whether the squared error of gradients is smooth enough, and small enough, for L-BFGS.
@@ -154,14 +188,6 @@ def small_and_smooth(problem: Problem) -> bool:
     Where second derivatives vanish or jump, it gets stuck.
     """
     return is_small(problem.model) and not problem.kinked
-
-
-def misfit_of(problem: Problem, labels: Labels, images: Tensor) -> float:
-    """Relative squared error of the update simulated for ``images``, with the best factor; inf if NaN."""
-    simulated = simulate(problem, images.to(problem.device).float().clamp(0, 1), labels.values)
-    error = fitted_squared_error([v[None] for v in simulated.values()], list(problem.observed.values()))
-    value = float(error.detach())
-    return value if math.isfinite(value) else math.inf
 
 
 def total_of(problem: Problem, result: Reconstruction, parts: Parts) -> float:
@@ -196,6 +222,11 @@ def _tried(attack: Attack, problem: Problem) -> Reconstruction | None:
 def _solved(result: Reconstruction) -> bool:
     """Whether an exact attack succeeded, or `dlg` reproduced the update."""
     return result.status == "done" and result.objective <= max(EXACT, DeepLeakage().success)
+
+
+def _cheap(problem: Problem) -> bool:
+    """Whether seconds suffice for a longer descent."""
+    return is_small(problem.model) and sum(problem.step_sizes) <= FEW and not problem.cohort
 
 
 def _weights(problem: Problem) -> int:

@@ -40,8 +40,9 @@ class InvertingGradients(OptimisationAttack):
     restarts share one batch axis; the step size falls along a cosine, from twice the paper's, with less
     momentum; the start is grey, since most images are nearer to it than to noise; the best of the last
     iterates is returned; total variation weighs more where the update is noisy, and where max pooling and
-    few weights leave many pixels open; batch-norm statistics that clients in train mode give away are matched
-    (`bn_prior`); the zeros of a pruned update are no evidence; far fewer iterations.
+    few weights leave many pixels open, and is then double-opponent (`opponent_variation`); batch-norm
+    statistics that clients in train mode give away are matched (`bn_prior`); the zeros of a pruned update are
+    no evidence; far fewer iterations.
     """
 
     paper: ClassVar[str] = (
@@ -66,7 +67,9 @@ class InvertingGradients(OptimisationAttack):
     pooled: float = Field(
         200,
         ge=1,
-        description="factor on tv where a small network pools by maximum, whose gradient skips most pixels",
+        description="factor on tv where a small network pools by maximum, whose gradient skips most pixels; "
+        "it is then double-opponent (edges lie at one place in all colours), unless batch-norm statistics "
+        "are matched",
     )
     batch_norm: float = Field(
         1.0,
@@ -96,11 +99,12 @@ class InvertingGradients(OptimisationAttack):
 
     def _priors(self, problem: Problem) -> Iterator[Prior]:
         noise = _noise(problem)
-        weight = self.tv * (self.pooled if pools_and_is_small(problem) else 1.0) + self.noisy_tv * noise
+        pools = pools_and_is_small(problem)
+        statistics = bool(uses_batch_statistics(problem.model) and problem.buffers_received)
+        weight = self.tv * (self.pooled if pools else 1.0) + self.noisy_tv * noise
         if weight:
-            yield TotalVariation(weight)
-        sent = uses_batch_statistics(problem.model) and problem.buffers_received
-        if self.batch_norm and sent and not noise:
+            yield TotalVariation(weight, "opponents" if pools and not statistics else "channels")
+        if self.batch_norm and statistics and not noise:
             yield BatchNormPrior(self.batch_norm, "inferred", needed=False)
 
     def _is_pruned(self, problem: Problem) -> bool:

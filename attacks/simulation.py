@@ -1,11 +1,13 @@
 """What the client would have sent for given images: the attacker's differentiable copy of its training."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
+from fl_audit.attacks.objectives import fitted_squared_error
 from fl_audit.attacks.problem import AttackFailed, Named, Problem
 from fl_audit.attacks.unroll import unroll
 
@@ -50,6 +52,15 @@ def _mean(problem: Problem, images: Tensor, labels: Tensor, *, functional: bool)
         moved = unroll(own.unrolling(functional=functional), part, marks)
         total = {name: value + member.weight * moved[name] for name, value in total.items()}
     return total
+
+
+def misfit_of(problem: Problem, images: Tensor, labels: Tensor) -> float:
+    """Relative squared error of the update simulated for ``images``, with the best factor; inf if NaN."""
+    images = images.to(problem.device).float().clamp(0, 1)
+    simulated = simulate(problem, images, labels.to(problem.device))
+    error = fitted_squared_error([v[None] for v in simulated.values()], list(problem.observed.values()))
+    value = float(error.detach())
+    return value if math.isfinite(value) else math.inf
 
 
 def check_differentiable(problem: Problem, labels: Tensor) -> None:

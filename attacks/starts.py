@@ -140,3 +140,17 @@ class Given:
         images = self.images.detach().float().cpu()
         found = torch.isfinite(images).flatten(1).all(1)[:, None, None, None]
         return torch.where(found, images.clamp(0, 1), self.missing(problem, labels).cpu())
+
+
+class Found:
+    """`Problem.found`: what an earlier search for the same images found."""
+
+    def __call__(self, problem: Problem, labels: Labels) -> Tensor:
+        """See `Start`.
+
+        Raises:
+            ValueError: nothing was found, or not for this problem.
+        """
+        if problem.found is None:
+            raise ValueError("nothing was found for this problem yet")
+        return Given(problem.found)(problem, labels)

@@ -83,7 +83,7 @@ def test_a_network_with_kinks_is_attacked_by_cosine() -> None:
     broken = noisy(case, 1.0)  # no exact solution any more
     result = run(broken)
     assert "auto chose inverting-gradients: the network is large or has kinks" in said(result)
-    assert result.iterations == 20
+    assert result.iterations == 20 + 40, "a longer descent follows on a small network"
 
 
 def test_where_dlg_fails_the_one_that_fits_better_is_returned() -> None:

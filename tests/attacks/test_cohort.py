@@ -151,13 +151,14 @@ def test_without_details_it_is_one_gradient_of_all_images() -> None:
     many = [tuple(number % 3 for number in range(40))] * 2
     crowd = prepared(aggregated(clients("small", [STEP] * 2, labels=many), grant_labels=False))
     assert (crowd.num_images, crowd.step_sizes) == (MAX_IMAGES, (MAX_IMAGES,))
-    assert any("80 images" in note for note in crowd.notes)
+    assert [note for note in crowd.notes if "attempted" in note] == [crowd.left_out]
+    assert "80 images" in str(crowd.left_out)
     attack = attacks.create("inverting-gradients:iterations=1,restarts=1")
     case = aggregated(clients("small", [STEP] * 2, labels=[tuple(range(3)) * 25] * 2), grant_labels=False)
     result = attack.run(case.update, case.knowledge, seed=0, device=CPU)
     assert (result.status, None if result.images is None else len(result.images)) == ("done", MAX_IMAGES)
     assert "of 150 images; 64 are attempted" in str(result.unattempted)
-    assert not any("of 75 images" in note for note in result.notes)
+    assert [note for note in result.notes if "attempted" in note] == [result.unattempted]
     single = attacks.create("r-gap").run(case.update, case.knowledge, seed=0, device=CPU)
     assert single.status == "failed"
     assert single.unattempted == single.reason

@@ -81,6 +81,21 @@ def test_max_pooling_in_a_small_network_makes_smoothness_weigh_more(photo: Tenso
     assert errors[1] < errors[0] / 2
 
 
+def test_edges_lie_at_one_place_in_all_colours_unless_statistics_tell(
+    photo: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETS, "normed pooling", normed_pooling_net)
+
+    def colours(net: str) -> list[str]:
+        training = TrainingDetails(train_mode=True)
+        case = make_case(net, shape=(3, 32, 32), labels=(1,), classes=4, images=photo, training=training)
+        priors = InvertingGradients()._parts(problem_of(case)).priors
+        return [prior.colours for prior in priors if isinstance(prior, TotalVariation)]
+
+    assert colours("pooling") == ["opponents"]
+    assert colours("small") == colours("normed pooling") == ["channels"]
+
+
 def normed_pooling_net(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A small network with batch norm: what it computes says nothing of how bright an image is."""
     return nn.Sequential(

@@ -14,7 +14,7 @@ from fl_audit.models.app_model import Recipe
 from fl_audit.run.folder import RunFolder
 from tests.e2e.apps import PLAIN_CLIENT, SERVER, TASK, listing, write_app
 
-ATTACK = ["--attack", "auto:iterations=20"]
+ATTACK = ["--attack", "auto:iterations=20,further=0"]
 
 
 def audit(app: Path, out: Path, *options: str, code: int = 0) -> RunFolder:

@@ -22,7 +22,7 @@ from tests.e2e.deployed import MARK, agree, app_of_two_clients, federate, gone, 
 
 pytestmark = needs_flower
 
-ATTACK = ["--attack", "auto:iterations=20", "--seed", "1"]
+ATTACK = ["--attack", "auto:iterations=20,further=0", "--seed", "1"]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/deployment.sh"
 BUILD = "\n\ndef build():\n    return Net(32)\n"
 

@@ -68,6 +68,20 @@ def test_the_baseline_leaks_dp_does_not_and_the_control_has_power(finished: RunF
     assert [entry.round for entry in dp.utility.rounds] == [0, 1, 2]
 
 
+def test_auto_recognises_what_so_short_an_attack_leaves_as_noise(finished: RunFolder, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "run")
+    config = folder.load_config()
+    attack = config.attack.model_copy(update={"names": ["auto"]})
+    config = config.model_copy(update={"defenses": [], "attack": attack})
+    attack_captures(folder, config, Progress(), torch.device("cpu"))
+    summary = grade_run(folder, config, Progress())
+    rate = summary.leak_rates()["none"]
+    assert rate is not None
+    assert rate >= 0.75
+    assert summary.controls.positive is not None
+    assert summary.controls.positive.power == "yes"
+
+
 def test_every_image_has_one_line_and_pictures_that_match_it(finished: RunFolder) -> None:
     findings = read_findings(finished.findings)
     calibration = packaged().calibration

@@ -39,7 +39,7 @@ def small_app(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     root = tmp_path_factory.mktemp("secagg")
-    options = [*OPTIONS, "--attack", "auto:iterations=20", "--attack-clients", "2", "--seed", "3"]
+    options = [*OPTIONS, "--attack", "auto:iterations=20,further=0", "--attack-clients", "2", "--seed", "3"]
     assert _run(["app", str(small_app(root)), "--out", str(root / "run"), *options]) == 0
     return RunFolder(root / "run")
 

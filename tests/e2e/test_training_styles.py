@@ -29,7 +29,16 @@ STYLES = """    criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 def test_mixed_precision_accumulated_gradients_and_smoothed_labels_are_understood(tmp_path: Path) -> None:
     assert PLAIN in CLIENT
     app = write_app(tmp_path, package="styles", client=CLIENT.replace(PLAIN, STYLES))
-    command = ["app", str(app), "--run-config", "batch=2", "--attack", "auto:iterations=20", "--seed", "3"]
+    command = [
+        "app",
+        str(app),
+        "--run-config",
+        "batch=2",
+        "--attack",
+        "auto:iterations=20,further=0",
+        "--seed",
+        "3",
+    ]
     assert _run([*command, "--out", str(tmp_path / "run")]) == 0
     folder = RunFolder(tmp_path / "run")
     assert folder.load_config().threat.loss == "cross-entropy(label_smoothing=0.1)"
