@@ -160,7 +160,7 @@ def bare(point: FrontierPoint) -> str:
 
 
 def _as_is(defense: DefenseSummary) -> bool:
-    return defense.baseline and defense.own is not None
+    return defense.baseline and (defense.own is not None or defense.elsewhere)
 
 
 def name_of(point: FrontierPoint) -> str:

@@ -33,6 +33,7 @@ from fl_audit.run.load import dump_config, resolve_config
 from fl_audit.run.manifest import write_manifest
 from fl_audit.run.record import FederationRecord, write_record
 from fl_audit.run.results import read_reconstruction
+from fl_audit.run.shown import MOST
 from fl_audit.run.weights import load_weights, model_spec
 
 _TRAINING = TypeAdapter(TrainingDetails)
@@ -135,14 +136,14 @@ def adopt_captures(
 
 
 def write_pictures(folder: RunFolder) -> int:
-    """Write every reconstruction as ``N_rec.png`` beside its result; returns how many."""
+    """Write reconstructions as ``N_rec.png`` beside their result, `MOST` of each; returns how many."""
     count = 0
     for job in jobs(folder, folder.load_config()):
         try:
             images = read_reconstruction(job.folder).images
         except CaptureError:
             continue
-        for number, image in enumerate(() if images is None else images):
+        for number, image in enumerate(() if images is None else images[:MOST]):
             write_png(job.folder / f"{number}_rec.png", image)
             count += 1
     return count
@@ -195,6 +196,7 @@ def _record(folder: RunFolder, slug: str, clients: int) -> FederationRecord:
             failures.setdefault(key.client, []).append(ClientFailure(round=key.round, reason=update.error))
     return FederationRecord(
         utility=Utility(),
+        elsewhere=True,
         clients=[
             ClientFacts(
                 client=client,

@@ -12,9 +12,18 @@ from fl_audit.core.files import write_json, write_text
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import Reconstruction, Scalar
 from fl_audit.federation.apps import FROZEN, AppJob, AppOutcome, run_app
-from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection, Utility, UtilityRound
+from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection
+from fl_audit.run.app_accuracy import accuracy_of
 from fl_audit.run.app_control import control_of_app
-from fl_audit.run.app_scene import aggregate_notes, attackable, learned, without_arrays, write_app_scene
+from fl_audit.run.app_replay import doubt_of_training
+from fl_audit.run.app_scene import (
+    aggregate_notes,
+    attackable,
+    learned,
+    note_doubt,
+    without_arrays,
+    write_app_scene,
+)
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
@@ -57,6 +66,8 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
                     shutil.copyfile(frozen, folder.root / VALUES)
             write_app_scene(folder, config, settings, outcome, named[spec])
         _grants(folder, config, outcome, named[spec], progress)
+        if spec == "none" and not outcome.own and outcome.secure is None:
+            note_doubt(folder, doubt_of_training(folder, config, named[spec]))
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
@@ -189,23 +200,16 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
     for key in list_captures(folder.captures, slug):
         for client, metrics in read_update(folder.captures, key).in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
-    rounds = [
-        UtilityRound(
-            round=entry.round,
-            client_accuracy=sum(entry.clients.values()) / len(entry.clients) if entry.clients else None,
-        )
-        for entry in outcome.accuracy
-    ]
-    last = outcome.accuracy[-1].clients if outcome.accuracy else {}
+    told = accuracy_of(outcome)
     return FederationRecord(
         own=[OwnProtection(name=found.name, detail=found.detail) for found in outcome.own],
         server_sees=AGGREGATE_ALONE if outcome.secure is not None else "",
-        utility=Utility(rounds=rounds),
+        utility=told.utility,
         clients=[
             ClientFacts(
                 client=client,
                 rounds_participated=outcome.participation.get(client, 0),
-                accuracy=last.get(client),
+                accuracy=told.clients.get(client),
                 in_clear=in_clear.get(client, {}),
                 failures=[
                     ClientFailure(round=failure.round, reason=failure.reason)

@@ -10,7 +10,7 @@ from fl_audit.reports.words import spans
 from fl_audit.run.app_engine import engine_words
 from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
-from fl_audit.run.facts import AppScene, Scene
+from fl_audit.run.facts import AppScene, Scene, read_scene
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.originals import originals
 from fl_audit.strategies._content import short
@@ -171,6 +171,14 @@ def write_app_scene(
         ),
     )
     write_json(folder.scene, scene.model_dump(mode="json"))
+
+
+def note_doubt(folder: RunFolder, doubt: str) -> None:
+    """Keep in ``scene.json`` what is known not to be known of how clients train."""
+    scene = read_scene(folder.scene)
+    if doubt and scene.app is not None:
+        scene = scene.model_copy(update={"app": scene.app.model_copy(update={"doubt": doubt})})
+        write_json(folder.scene, scene.model_dump(mode="json"))
 
 
 def _seen(folder: RunFolder, slug: str) -> str:

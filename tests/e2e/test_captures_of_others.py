@@ -20,7 +20,9 @@ from fl_audit.core.captures import read_update, write_update
 from fl_audit.core.types import CaptureKey
 from fl_audit.federation.local_engine import run_local
 from fl_audit.federation.server_app import quiet_flower
+from fl_audit.reports.caveats import caveats
 from fl_audit.reports.schema import read_summary
+from fl_audit.reports.verdict import headline
 from fl_audit.strategies import audited
 
 IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -76,6 +78,9 @@ def test_they_are_attacked_given_model_shape_and_classes(
     assert _run(["grade", str(tmp_path)]) == 0
     summary = read_summary(tmp_path / "summary.json")
     assert summary.leak_rates() == {"none": None}
+    for text in (headline(summary), *caveats(summary)):
+        assert "without defense" not in text
+    assert "whatever protection the federation itself applied is not known here" in headline(summary)
     assert _run(["attack", str(tmp_path), "--model", "lenet"]) == 2  # it has a config.yaml now
 
 
