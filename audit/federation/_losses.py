@@ -17,6 +17,9 @@ _LOSSES: frozenset[Callable[..., Any]] = frozenset(
         functional.nll_loss,
         functional.multi_margin_loss,
         functional.mse_loss,
+        functional.l1_loss,
+        functional.smooth_l1_loss,
+        functional.huber_loss,
         functional.kl_div,
     }
 )

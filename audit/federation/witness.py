@@ -159,11 +159,17 @@ class Witness:
             if self._bytes > MOST and self.steps:
                 return
             originals = self._originals(entered[0])
+            self._forget(module)
             self._open.append(Call(entered[0], module.training, module, noted(outputs), originals))
             if self._inner is not None and len(self._inner.target) == len(entered[0]):
                 self._open[-1].learn(self._inner)
         else:
             self._without_images(module, (*inputs, *kwargs.values()), outputs)
+
+    def _forget(self, module: nn.Module) -> None:
+        """Drop calls whose gradients were thrown away without a step, as at the end of an epoch."""
+        if all(parameter.grad is None for parameter in module.parameters()):
+            self._open = [call for call in self._open if call.root is not module or not call.differentiated]
 
     def _without_images(
         self, module: nn.Module, inputs: tuple[Any, ...], outputs: dict[str | int | None, Tensor]

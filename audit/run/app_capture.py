@@ -19,6 +19,7 @@ from fl_audit.run.app_replay import doubt_of_training
 from fl_audit.run.app_scene import (
     aggregate_notes,
     attackable,
+    failures_of,
     learned,
     note_doubt,
     without_arrays,
@@ -167,7 +168,7 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
         raise FederationError(f"the app ran to its end, but no client was asked to train\n{log}")
     for note in (*outcome.notes, *aggregate_notes(outcome)):
         progress.note(note)
-    for problem in outcome.failures[:10]:
+    for problem in failures_of(outcome)[:10]:
         progress.note(f"client {problem.client} failed in round {problem.round}: {problem.reason}")
 
 
@@ -200,7 +201,7 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
     for key in list_captures(folder.captures, slug):
         for client, metrics in read_update(folder.captures, key).in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
-    told = accuracy_of(outcome)
+    told, failures = accuracy_of(outcome), failures_of(outcome)
     return FederationRecord(
         own=[OwnProtection(name=found.name, detail=found.detail) for found in outcome.own],
         server_sees=AGGREGATE_ALONE if outcome.secure is not None else "",
@@ -213,7 +214,7 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
                 in_clear=in_clear.get(client, {}),
                 failures=[
                     ClientFailure(round=failure.round, reason=failure.reason)
-                    for failure in outcome.failures
+                    for failure in failures
                     if failure.client == client
                 ],
             )

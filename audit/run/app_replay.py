@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +49,13 @@ class Replay:
         far: length of their difference, relative to that of the update; 0: equal.
         scale: the factor on the replay that comes closest to the update.
         far_scaled: the distance that is left under that factor.
+        aside: what the update holds besides the model, a sentence for each kind.
     """
 
     far: float
     scale: float
     far_scaled: float
+    aside: tuple[str, ...] = ()
 
 
 class _TooLongError(Exception):
@@ -96,7 +98,11 @@ def _doubt(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float) -
         return notes[0]
     update, sends = read_update(folder.captures, key), knowledge.sends
     found = replay(update, knowledge.model, truth, training, loss, sends=sends, stop=stop)
-    return "" if found.far <= CLOSE else words(found, key)
+    if found.far > CLOSE:
+        return words(found, key)
+    if found.aside:
+        return f"what clients send besides the model is not attacked: {'; '.join(found.aside)}"
+    return ""
 
 
 def words(found: Replay, key: CaptureKey) -> str:
@@ -141,7 +147,8 @@ def replay(
         ConfigError: the arrays are not the model's.
         AttackFailed: the update is none.
     """
-    arrays = read_arrays(update, model, sends, [])
+    notes: list[str] = []
+    arrays = read_arrays(update, model, sends, notes)
     client = copy.deepcopy(model)
     with torch.no_grad():
         state = client.state_dict()
@@ -171,7 +178,8 @@ def replay(
     )
     with torch.no_grad():
         moved = unroll(plan, truth.images[order], truth.labels[order])
-    return _compared([-arrays.change[name] for name in trained], [moved[name] for name in trained])
+    found = _compared([-arrays.change[name] for name in trained], [moved[name] for name in trained])
+    return replace(found, aside=tuple(note for note in notes if note.startswith("left out, since they")))
 
 
 def _compared(came: Sequence[Tensor], ours: Sequence[Tensor]) -> Replay:

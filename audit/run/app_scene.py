@@ -1,10 +1,14 @@
 """What an app turned out to be in its first federation: configuration, scene, whether it is attacked."""
 
+import re
+
 from fl_audit.core.captures import list_captures, read_update
 from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import write_json
 from fl_audit.core.losses import CROSS_ENTROPY, known_loss
 from fl_audit.federation.apps import AppOutcome
+from fl_audit.federation.apps.job import Problem
+from fl_audit.federation.apps.loss import NO_CLASSES
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
 from fl_audit.reports.words import spans
 from fl_audit.run.app_engine import engine_words
@@ -22,6 +26,9 @@ than this without labels, and as many as there are with them."""
 
 MOST = 8
 """Arrays that are listed."""
+
+_OTHER_ARRAYS = re.compile(r"arrays differ from what was sent|array .* has shape .*, expected")
+"""What `Update.problem` says of arrays that are not those sent, as boosted trees are not."""
 
 NOT_IMAGES = "not a gradient of an image model"
 
@@ -108,10 +115,17 @@ def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
         return (
             why if NOT_IMAGES in why or "--input-range" in why else f"{NOT_IMAGES}, as far as was seen: {why}"
         )
+    told = config.threat.loss != CROSS_ENTROPY
+    if not told and outcome.loss is not None and outcome.loss.endswith(NO_CLASSES):
+        return (
+            f"not a gradient of a classifier: the clients' loss is {outcome.loss} (regression, segmentation, "
+            "several labels at once and the like), and the attacks simulate one class for each image. That "
+            "is no proof of safety: such updates hold their images no less"
+        )
     if outcome.classes is None:
         return "the model's output is no table of logits (N, classes): its loss is not that of a classifier"
     unknown = outcome.loss is not None and known_loss(outcome.loss) is None
-    if unknown and config.threat.loss == CROSS_ENTROPY:
+    if unknown and not told:
         return (
             f"the clients' loss is {outcome.loss}. Give it as a function of logits and labels of the app: "
             "--loss module:function"
@@ -122,6 +136,13 @@ def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
             "no arguments that builds it: --model module:function"
         )
     return None
+
+
+def failures_of(outcome: AppOutcome) -> list[Problem]:
+    """Clients whose update was of no use; without an image model, arrays of another size are no failure."""
+    if outcome.image_shape is not None:
+        return outcome.failures
+    return [found for found in outcome.failures if not _OTHER_ARRAYS.match(found.reason)]
 
 
 def aggregate_notes(outcome: AppOutcome) -> list[str]:

@@ -22,6 +22,10 @@ CLOSE_IN_HALF = 0.02
 """The same for logits in half precision: bfloat16 rounds by 0.004."""
 
 
+NO_CLASSES = "of targets that are not one class for each image"
+"""How the words for a loss end whose targets are numbers, images, masks or several classes at once."""
+
+
 def one_logit(call: Call) -> OneLogit | None:
     """Whether the model has a single output for two classes, and of which kind."""
     loss, out = call.loss, call.logits
@@ -39,6 +43,8 @@ def loss_of(calls: Sequence[Call]) -> str | None:
     seen = calls[0].loss
     if seen is None:
         return _own(calls)
+    if seen.labels() is None:
+        return f"{seen.words} {NO_CLASSES}"
     texts = list(_texts(calls[0], seen))
     slopes, close = _slopes(calls), _close(calls)
     if not texts or slopes is None:
