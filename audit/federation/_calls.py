@@ -121,6 +121,11 @@ def _inside_functorch(value: Tensor) -> bool:
     return wrapped
 
 
+def in_backward() -> bool:
+    """Whether autograd is running backward in this thread, where checkpointing calls modules once more."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def copied(images: Tensor) -> Tensor:
     return images.detach().to("cpu", torch.float32, copy=True)
 

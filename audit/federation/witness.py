@@ -22,7 +22,15 @@ from torch.optim.optimizer import (
 )
 
 from fl_audit.core.types import GroundTruth
-from fl_audit.federation._calls import Call, copied, differentiable, images_in, labels_by_slope, noted
+from fl_audit.federation._calls import (
+    Call,
+    copied,
+    differentiable,
+    images_in,
+    in_backward,
+    labels_by_slope,
+    noted,
+)
 from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation._settings import Settings, read_settings, training_details
 
@@ -135,6 +143,8 @@ class Witness:
         return pixels(inputs)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
+        if in_backward():
+            return
         if self._depth == 0:
             self._in_model = next(module.parameters(), None) is not None
             self._inner = None
@@ -146,6 +156,8 @@ class Witness:
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
         # PyTorch passes (kwargs, output), but for a module that raised only (output,), which is None.
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
+        if in_backward():
+            return
         self._depth -= 1
         if self._depth:
             return

@@ -15,16 +15,9 @@ from fl_audit.federation.apps import FROZEN, AppJob, AppOutcome, run_app
 from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection
 from fl_audit.run.app_accuracy import accuracy_of
 from fl_audit.run.app_control import control_of_app
+from fl_audit.run.app_fit import attackable, failures_of, unfit, without_arrays
 from fl_audit.run.app_replay import doubt_of_training
-from fl_audit.run.app_scene import (
-    aggregate_notes,
-    attackable,
-    failures_of,
-    learned,
-    note_doubt,
-    without_arrays,
-    write_app_scene,
-)
+from fl_audit.run.app_scene import aggregate_notes, learned, note_doubt, server_sees, write_app_scene
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
@@ -174,7 +167,7 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
 
 def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress) -> None:
     """Write what the attacker is told of each capture; what cannot be attacked gets its result at once."""
-    reason = without_arrays(folder, slug) or attackable(config, outcome)
+    reason = without_arrays(folder, slug) or attackable(config, outcome) or unfit(folder, config, outcome)
     if reason is not None:
         progress.note(f"not attacked: {reason}")
     shape, classes = outcome.image_shape, outcome.classes
@@ -202,9 +195,12 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
         for client, metrics in read_update(folder.captures, key).in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
     told, failures = accuracy_of(outcome), failures_of(outcome)
+    sees = AGGREGATE_ALONE if outcome.secure is not None else ""
+    if outcome.image_shape is None:
+        sees = server_sees(folder, slug)
     return FederationRecord(
         own=[OwnProtection(name=found.name, detail=found.detail) for found in outcome.own],
-        server_sees=AGGREGATE_ALONE if outcome.secure is not None else "",
+        server_sees=sees,
         utility=told.utility,
         clients=[
             ClientFacts(

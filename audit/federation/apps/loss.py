@@ -83,11 +83,12 @@ def _texts(call: Call, seen: SeenLoss) -> Iterator[str]:
     """What it can be, likeliest first."""
     told = dict(seen.settings)
     reduction = told.pop("reduction", "mean")
-    reductions = ("mean", "sum") if reduction == "none" else (reduction,)
+    # Sums are divided by hand and means multiplied: the scale of the slopes tells which it was in the end.
+    reductions = tuple(dict.fromkeys((*(() if reduction == "none" else (reduction,)), "mean", "sum")))
     weight = _listed(told.get("weight"))
     if seen.name in ("cross_entropy", "nll_loss"):
         smoothing = float(told.get("label_smoothing", 0.0))
-        for how in (*reductions, "batchmean") if weight and reduction == "none" else reductions:
+        for how in (*reductions, "batchmean") if weight else reductions:
             yield words_of(CROSS_ENTROPY, label_smoothing=smoothing, weight=weight, reduction=how)
     elif one_logit(call) is not None:
         more = _listed(told.get("pos_weight"))

@@ -111,10 +111,15 @@ def _secure(recorder: BudgetRecorder) -> Secure | None:
 
 
 def own_traceback(error: BaseException, folder: Path) -> str:
-    """The traceback from the first line in the app's ``folder`` on, without paths of this machine."""
+    """The traceback from the first line in the app's ``folder`` on, without paths of this machine.
+
+    Where no line is the app's, as where its module is not found, the error alone.
+    """
     here = str(folder)
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((place for place, frame in enumerate(frames) if frame.filename.startswith(here)), 0)
+    first = next(
+        (place for place, frame in enumerate(frames) if frame.filename.startswith(here)), len(frames)
+    )
     lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
     return "".join(lines).replace(f"{here}/", "").rstrip()
 
