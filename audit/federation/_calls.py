@@ -121,9 +121,12 @@ def _inside_functorch(value: Tensor) -> bool:
     return wrapped
 
 
-def in_backward() -> bool:
-    """Whether autograd is running backward in this thread, where checkpointing calls modules once more."""
-    return torch._C._current_graph_task_id() != -1
+def is_real() -> bool:
+    """Whether a module that is called now computes what its client asked for, and not something about it.
+
+    It does not while `torch.compile` traces it, nor in backward, where checkpointing calls it once more.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1
 
 
 def copied(images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from fl_audit.federation._calls import (
     copied,
     differentiable,
     images_in,
-    in_backward,
+    is_real,
     labels_by_slope,
     noted,
 )
@@ -143,7 +143,7 @@ class Witness:
         return pixels(inputs)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if in_backward():
+        if not is_real():
             return
         if self._depth == 0:
             self._in_model = next(module.parameters(), None) is not None
@@ -156,7 +156,7 @@ class Witness:
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
         # PyTorch passes (kwargs, output), but for a module that raised only (output,), which is None.
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
-        if in_backward():
+        if not is_real():
             return
         self._depth -= 1
         if self._depth:

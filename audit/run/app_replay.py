@@ -10,7 +10,6 @@ is no error of the attack and shows in no control, which trains by what was foun
 import copy
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +24,7 @@ from fl_audit.attacks.losses import Loss, find_loss
 from fl_audit.attacks.unroll import Unrolling, unroll
 from fl_audit.core.captures import list_captures, read_truth, read_update
 from fl_audit.core.errors import AuditError
+from fl_audit.core.seeding import torch_generator
 from fl_audit.core.types import EVERYONE, CaptureKey, GroundTruth, Sends, TrainingDetails, Update
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import RunFolder
@@ -36,6 +36,9 @@ CLOSE = 0.1
 
 Rounding stays far below over some hundred steps; mixed precision stays below it over a few.
 """
+
+ROUNDING = 1e-6
+"""Relative change of the images that is no more than rounding."""
 
 SECONDS = 60.0
 """Time for all replays of a run."""
@@ -49,13 +52,21 @@ class Replay:
         far: length of their difference, relative to that of the update; 0: equal.
         scale: the factor on the replay that comes closest to the update.
         far_scaled: the distance that is left under that factor.
+        spread: how far the replay moves, on the same scale, where images change by `ROUNDING`; above `CLOSE`
+            a distance says nothing: batch norm over two values, for one, makes anything of rounding.
         aside: what the update holds besides the model, a sentence for each kind.
     """
 
     far: float
     scale: float
     far_scaled: float
+    spread: float = 0.0
     aside: tuple[str, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """Whether the update came of another training than was replayed."""
+        return self.far > CLOSE >= self.spread
 
 
 class _TooLongError(Exception):
@@ -98,7 +109,7 @@ def _doubt(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float) -
         return notes[0]
     update, sends = read_update(folder.captures, key), knowledge.sends
     found = replay(update, knowledge.model, truth, training, loss, sends=sends, stop=stop)
-    if found.far > CLOSE:
+    if found.differs:
         return words(found, key)
     if found.aside:
         return f"what clients send besides the model is not attacked: {'; '.join(found.aside)}"
@@ -176,15 +187,23 @@ def replay(
         proximal=proximal_weight(update, []) if len(sizes) > 1 else 0.0,
         checkpointed=True,
     )
+    images, labels = truth.images[order], truth.labels[order]
+    came = _flat({name: -arrays.change[name] for name in trained})
     with torch.no_grad():
-        moved = unroll(plan, truth.images[order], truth.labels[order])
-    found = _compared([-arrays.change[name] for name in trained], [moved[name] for name in trained])
+        ours = _flat(unroll(plan, images, labels))
+        found = _compared(came, ours)
+        if found.far > CLOSE:
+            noise = torch.randn(images.shape, generator=torch_generator(0, "replay"))
+            again = _flat(unroll(plan, images * (1 + ROUNDING * noise), labels))
+            found = replace(found, spread=float((again - ours).norm() / came.norm()))
     return replace(found, aside=tuple(note for note in notes if note.startswith("left out, since they")))
 
 
-def _compared(came: Sequence[Tensor], ours: Sequence[Tensor]) -> Replay:
-    theirs = torch.cat([value.flatten().double() for value in came])
-    mine = torch.cat([value.flatten().double() for value in ours])
+def _flat(values: Named) -> Tensor:
+    return torch.cat([value.flatten().double() for value in values.values()])
+
+
+def _compared(theirs: Tensor, mine: Tensor) -> Replay:
     size, own = float(theirs.norm()), float(mine.square().sum())
     scale = float(mine @ theirs) / own if own else 0.0
     if not size:

@@ -210,8 +210,8 @@ def _findings(
     for image in range(count):
         left_out = bool(graded.shown.beyond[image])
         one = replace(graded, reason=graded.reason or BEYOND) if left_out else graded
-        status: Status | None = "unscored" if left_out else None
-        line = _line(one, graded.truth.clients[image], image, units, status, verdicts[image])
+        forced: Status | None = "unscored" if left_out else None
+        line = _line(one, graded.truth.clients[image], image, units, forced, verdicts[image])
         if bool(graded.shown.drawn[image]):
             line = line.model_copy(update=_pictures(folder, graded, image, line.status))
         yield line

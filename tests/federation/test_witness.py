@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fl_audit.core.types import GroundTruth
+from fl_audit.federation.apps.loss import loss_of
 from fl_audit.federation.witness import Witness
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -304,3 +306,28 @@ def test_nesterov_groups_and_state_of_earlier_rounds_are_seen() -> None:
     assert isinstance(truth, GroundTruth)
     assert (truth.training.nesterov, truth.training.uniform, truth.training.fresh) == (True, False, False)
     assert truth.training.learning_rates is None
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_checkpointing_computes_once_more_in_backward_is_no_image(reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, 3, 1)
+            self.block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+            self.head = nn.Linear(48, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = checkpoint(self.block, self.stem(x), use_reentrant=reentrant)
+            logits: Tensor = self.head(y.flatten(1))
+            return logits
+
+    torch.manual_seed(1)
+    model = Checkpointed()
+    with Witness() as witness:
+        functional_loss(model)
+    truth = witness.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:8])
+    assert truth.training.local_steps == 2
+    assert loss_of(witness.steps[0].calls) == "cross-entropy"

@@ -34,6 +34,7 @@ def seen_by(watch: Watch) -> Seen:
         torch=watch.called_model,
         own=watch.protections,
         own_start=watch.own_start,
+        uncompiled=watch.uncompiled,
     )
 
 
@@ -48,7 +49,8 @@ def together(parts: Sequence[Seen]) -> Seen:
     facts |= {"own_start": facts["own_start"] or []}
     if facts["recipe"] is not None:
         facts["recipe_missing"] = None
-    return Seen.model_validate(facts | {"torch": bool(facts["torch"])})
+    flags = {name: bool(facts[name]) for name in ("torch", "uncompiled")}
+    return Seen.model_validate(facts | flags)
 
 
 def outcome_of(
@@ -76,6 +78,8 @@ def outcome_of(
     problem = None if seen.recipe is None else _problem(seen.recipe, job)
     if problem is not None:
         seen = seen.model_copy(update={"recipe": None, "recipe_missing": problem})
+    if seen.uncompiled:
+        said.append("Module.compile() is left out, so that models can be watched: clients train uncompiled")
     if recorder.left_out:
         left = recorder.left_out
         said.append(

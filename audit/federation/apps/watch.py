@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from fl_audit.core.types import GroundTruth
-from fl_audit.federation._calls import Call, images_in
+from fl_audit.federation._calls import Call, images_in, is_real
 from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.loss import loss_of, one_logit
@@ -74,6 +74,7 @@ class Watch:
         self.called: list[Norm] = []
         self.called_model = False
         self.protections: list[Protection] = []
+        self.uncompiled = False
         self._looked = False
         self.training = threading.Event()
         self._told_range, self._told_shape, self._told_model = input_range, image_shape, model
@@ -88,7 +89,13 @@ class Watch:
             after = module_hooks.register_module_forward_hook(self._after, always_call=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
+            stack.callback(setattr, nn.Module, "compile", nn.Module.compile)
+            nn.Module.compile = self._not_compiled  # type: ignore[method-assign]
             yield
+
+    def _not_compiled(self, *options: Any, **settings: Any) -> None:
+        """In place of compiling a module where it is, which would compile the hooks into it."""
+        self.uncompiled = True
 
     def losses(self) -> Losses:
         """A mode that tells the watch the labels of evaluated images; for one thread."""
@@ -189,7 +196,7 @@ class Watch:
         return (torch.cat(images)[:HELD_OUT], torch.cat(labels)[:HELD_OUT]) if images else None
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if is_abandoned():
+        if not is_real() or is_abandoned():
             return
         depth = getattr(self._place, "depth", 0)
         self._place.depth = depth + 1
@@ -204,7 +211,7 @@ class Watch:
             self._evaluated(module, inputs)
 
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
-        if not is_abandoned():
+        if is_real() and not is_abandoned():
             self._place.depth = getattr(self._place, "depth", 1) - 1
 
     def _evaluated(self, module: nn.Module, inputs: Any) -> None:
@@ -283,11 +290,11 @@ class AppWitness(Witness):
         return self._watch.pixels(inputs)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if not is_abandoned():
+        if is_real() and not is_abandoned():
             super()._before(module, inputs)
 
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
-        if is_abandoned():
+        if not is_real() or is_abandoned():
             return
         known = len(self._open)
         super()._after(module, inputs, *rest)
