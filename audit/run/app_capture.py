@@ -16,8 +16,8 @@ from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection
 from fl_audit.run.app_accuracy import accuracy_of
 from fl_audit.run.app_control import control_of_app
 from fl_audit.run.app_fit import attackable, failures_of, unfit, without_arrays
-from fl_audit.run.app_replay import doubt_of_training
-from fl_audit.run.app_scene import aggregate_notes, learned, note_doubt, server_sees, write_app_scene
+from fl_audit.run.app_replay import check_training
+from fl_audit.run.app_scene import aggregate_notes, learned, note_check, server_sees, write_app_scene
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
@@ -59,9 +59,10 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
                 if frozen.is_file():
                     shutil.copyfile(frozen, folder.root / VALUES)
             write_app_scene(folder, config, settings, outcome, named[spec])
-        _grants(folder, config, outcome, named[spec], progress)
+        watched = not settings.server_only
+        _grants(folder, config, outcome, named[spec], progress, watched=watched)
         if spec == "none" and not outcome.own and outcome.secure is None:
-            note_doubt(folder, doubt_of_training(folder, config, named[spec]))
+            note_check(folder, check_training(folder, config, named[spec]))
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
@@ -165,9 +166,12 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
         progress.note(f"client {problem.client} failed in round {problem.round}: {problem.reason}")
 
 
-def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress) -> None:
+def _grants(
+    folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress, *, watched: bool
+) -> None:
     """Write what the attacker is told of each capture; what cannot be attacked gets its result at once."""
-    reason = without_arrays(folder, slug) or attackable(config, outcome) or unfit(folder, config, outcome)
+    reason = without_arrays(folder, slug) or attackable(config, outcome, watched=watched)
+    reason = reason or unfit(folder, config, outcome)
     if reason is not None:
         progress.note(f"not attacked: {reason}")
     shape, classes = outcome.image_shape, outcome.classes

@@ -38,8 +38,8 @@ def without_arrays(folder: RunFolder, slug: str) -> str | None:
     )
 
 
-def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
-    """Why the captures cannot be attacked; None if they can."""
+def attackable(config: RunConfig, outcome: AppOutcome, *, watched: bool) -> str | None:
+    """Why the captures cannot be attacked; None if they can. ``watched``: whether clients are."""
     if outcome.untold:
         return (
             "the clients ran the app's own code (--server-only), so that what their model is fed was not "
@@ -67,6 +67,12 @@ def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
         return (
             f"the clients' loss is {outcome.loss}. Give it as a function of logits and labels of the app: "
             "--loss module:function"
+        )
+    if watched and outcome.loss is None and not told:
+        return (
+            "which loss the clients train on was not seen: none of PyTorch's was called on the model's output"
+            " with one class for each image. Give it as a function of logits and labels of the app: --loss "
+            "module:function"
         )
     if outcome.recipe is None:
         return (

@@ -73,47 +73,69 @@ class _TooLongError(Exception):
     """The time for replays is over."""
 
 
-def doubt_of_training(folder: RunFolder, config: RunConfig, slug: str) -> str:
-    """What of the app's training the audit does not know, in a sentence; empty if nothing is known to be.
+@dataclass(frozen=True)
+class Checked:
+    """What replays say of a run.
 
-    The update of the lowest client of each attacked round is replayed. Nothing is said where there is no
-    truth, where the model drops values by chance, or where a replay takes too long.
+    Attributes:
+        words: a sentence on what was checked and how it came out.
+        doubt: what the audit does not know of the training, without its full stop; empty: nothing known.
     """
+
+    words: str
+    doubt: str = ""
+
+
+def check_training(folder: RunFolder, config: RunConfig, slug: str) -> Checked:
+    """Replay the update of the lowest client of each attacked round, until one differs."""
     stop = time.monotonic() + SECONDS
+    checked = Checked(
+        "Whether the training that was found explains the updates was not checked: none is attacked."
+    )
     rounds: set[int] = set()
     for key in sorted(list_captures(folder.captures, slug), key=lambda key: (key.round, key.client)):
         if key.client == EVERYONE or key.round in rounds:
             continue
         rounds.add(key.round)
         try:
-            doubt = _doubt(folder, config, key, stop)
-        except (AuditError, AttackFailed, RuntimeError, ValueError, IndexError):
-            continue  # what is wrong here fails in the attack as well, which says it
+            checked = _check(folder, config, key, stop)
+        except (AuditError, AttackFailed, RuntimeError, ValueError, IndexError) as error:
+            # What is wrong here fails in the attack as well.
+            checked = _unchecked(folder.relative(str(error).split("\n", 1)[0]))
         except _TooLongError:
-            return ""
-        if doubt:
-            return doubt
-    return ""
+            return _unchecked(f"replaying it takes more than {SECONDS:g} seconds")
+        if checked.doubt:
+            return checked
+    return checked
 
 
-def _doubt(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float) -> str:
+def _unchecked(why: str) -> Checked:
+    return Checked(f"Whether the training that was found explains the updates could not be checked: {why}.")
+
+
+def _check(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float) -> Checked:
     truth = read_truth(folder.truth, key)
     with own_code(folder.root, config.threat.loss):
         loss = find_loss(config.threat.loss, "replay")
-    knowledge = read_knowledge(folder.knowledge_file(key), key)
-    if knowledge.model is None or (truth.training.train_mode and _drops(knowledge.model)):
-        return ""
+    knowledge, update = read_knowledge(folder.knowledge_file(key), key), read_update(folder.captures, key)
+    if knowledge.model is None:
+        return _unchecked("the attacker is not told the model")
     notes: list[str] = []
     training = simulated(truth.training, notes)
     if training is None:
-        return notes[0]
-    update, sends = read_update(folder.captures, key), knowledge.sends
-    found = replay(update, knowledge.model, truth, training, loss, sends=sends, stop=stop)
+        return Checked("", notes[0])
+    found = replay(update, knowledge.model, truth, training, loss, sends=knowledge.sends, stop=stop)
+    aside = f"what clients send besides the model is not attacked: {'; '.join(found.aside)}"
+    doubt = aside if found.aside else ""
+    if truth.training.train_mode and _drops(knowledge.model):
+        return replace(_unchecked("the model drops values by chance"), doubt=doubt)
     if found.differs:
-        return words(found, key)
-    if found.aside:
-        return f"what clients send besides the model is not attacked: {'; '.join(found.aside)}"
-    return ""
+        return Checked("", words(found, key))
+    if found.far > CLOSE:
+        why = "rounding alone moves what this training gives"
+        return replace(_unchecked(why), doubt=doubt)
+    told = f"the update of client {key.client} in round {key.round} differs by {found.far:.2%} of its length"
+    return Checked(f"The training that was found explains the updates: replayed, {told}.", doubt)
 
 
 def words(found: Replay, key: CaptureKey) -> str:

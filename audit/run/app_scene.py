@@ -8,6 +8,7 @@ from fl_audit.federation.apps import AppOutcome
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
 from fl_audit.reports.words import spans
 from fl_audit.run.app_engine import engine_words
+from fl_audit.run.app_replay import Checked
 from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.facts import AppScene, Scene, read_scene
@@ -122,12 +123,13 @@ def write_app_scene(
     write_json(folder.scene, scene.model_dump(mode="json"))
 
 
-def note_doubt(folder: RunFolder, doubt: str) -> None:
-    """Keep in ``scene.json`` what is known not to be known of how clients train."""
+def note_check(folder: RunFolder, checked: Checked) -> None:
+    """Keep in ``scene.json`` what replays say of how clients train."""
     scene = read_scene(folder.scene)
-    if doubt and scene.app is not None:
-        scene = scene.model_copy(update={"app": scene.app.model_copy(update={"doubt": doubt})})
-        write_json(folder.scene, scene.model_dump(mode="json"))
+    if scene.app is not None:
+        words = f"{scene.app.words} {checked.words}".strip()
+        app = scene.app.model_copy(update={"words": words, "doubt": checked.doubt})
+        write_json(folder.scene, scene.model_copy(update={"app": app}).model_dump(mode="json"))
 
 
 def server_sees(folder: RunFolder, slug: str) -> str:

@@ -56,7 +56,7 @@ class AppScene(BaseModel):
         words: what ran and what was found out about it.
         training: how its clients train, as seen.
         engine: what ran it.
-        doubt: what is known not to be known of how its clients train, see `fl_audit.run.app_replay`.
+        doubt: what is known not to be known of how its clients train, see `fl_audit.run.app_replay.Checked`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
