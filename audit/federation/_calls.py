@@ -44,6 +44,7 @@ class Call:
         root: the module.
         outputs: what it returned.
         originals: what a person would recognise in the images.
+        anew: whether the gradients of earlier calls were thrown away before it.
         parts: modules that were called on what came out; ``outputs`` are then those of the last.
         whole: the module that holds root and parts, if that is known.
         labels: one for each image, once a loss was seen.
@@ -56,6 +57,7 @@ class Call:
     root: nn.Module
     outputs: list[Output]
     originals: Tensor | None = None
+    anew: bool = False
     parts: list[nn.Module] = field(default_factory=list)
     whole: nn.Module | None = None
     labels: Tensor | None = None

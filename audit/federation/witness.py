@@ -171,17 +171,17 @@ class Witness:
             if self._bytes > MOST and self.steps:
                 return
             originals = self._originals(entered[0])
-            self._forget(module)
-            self._open.append(Call(entered[0], module.training, module, noted(outputs), originals))
+            thrown = self._thrown_away(module)
+            self._open.append(Call(entered[0], module.training, module, noted(outputs), originals, thrown))
             if self._inner is not None and len(self._inner.target) == len(entered[0]):
                 self._open[-1].learn(self._inner)
         else:
             self._without_images(module, (*inputs, *kwargs.values()), outputs)
 
-    def _forget(self, module: nn.Module) -> None:
-        """Drop calls whose gradients were thrown away without a step, as at the end of an epoch."""
-        if all(parameter.grad is None for parameter in module.parameters()):
-            self._open = [call for call in self._open if call.root is not module or not call.differentiated]
+    def _thrown_away(self, module: nn.Module) -> bool:
+        """Whether the gradients of earlier calls were removed without a step."""
+        earlier = any(call.differentiated for call in self._open if call.root is module)
+        return earlier and all(parameter.grad is None for parameter in module.parameters())
 
     def _without_images(
         self, module: nn.Module, inputs: tuple[Any, ...], outputs: dict[str | int | None, Tensor]
@@ -226,11 +226,20 @@ class Witness:
     def _close(self, settings: Settings) -> None:
         calls = [call for call in self._open if call.differentiated]
         if calls:
-            self.steps.append(_Step(calls, settings))
+            self.steps.append(_Step(_of_the_step(calls), settings))
             self._open.clear()
 
 
 _watching: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witness", default=None)
+
+
+def _of_the_step(calls: list[Call]) -> list[Call]:
+    """Those of ``calls`` whose gradients were not thrown away before it, as at the end of an epoch.
+
+    Where that happened between any two calls, the client keeps them elsewhere: DP-SGD by hand, for one.
+    """
+    cuts = [place for place, call in enumerate(calls) if call.anew]
+    return calls[cuts[-1] :] if cuts and len(cuts) < len(calls) - 1 else calls
 
 
 def _originals(pixels: Tensor, calls: Sequence[Call]) -> Tensor:

@@ -331,3 +331,25 @@ def test_what_checkpointing_computes_once_more_in_backward_is_no_image(reentrant
     assert torch.equal(truth.images, IMAGES[:8])
     assert truth.training.local_steps == 2
     assert loss_of(witness.steps[0].calls) == "cross-entropy"
+
+
+def test_gradients_that_a_client_collects_itself_are_of_one_step() -> None:
+    """DP-SGD by hand: each example's gradient is taken away before the next one's is computed."""
+    model = network()
+    optimizer = sgd(model)
+    with Witness() as witness:
+        total = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        for row in range(4):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(IMAGES[row : row + 1]), LABELS[row : row + 1])
+            torch.autograd.backward(loss)
+            for kept, parameter in zip(total, model.parameters(), strict=True):
+                assert parameter.grad is not None
+                kept += parameter.grad.clamp(-1, 1)
+        for kept, parameter in zip(total, model.parameters(), strict=True):
+            parameter.grad = kept / 4
+        optimizer.step()
+    truth = witness.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:4])
+    assert truth.training.local_steps == 1
