@@ -124,10 +124,12 @@ def write_app_scene(
 
 
 def note_check(folder: RunFolder, checked: Checked) -> None:
-    """Keep in ``scene.json`` what replays say of how clients train."""
+    """Keep in ``scene.json`` what replays say of how clients train; of a run that goes on, once."""
     scene = read_scene(folder.scene)
     if scene.app is not None:
-        words = f"{scene.app.words} {checked.words}".strip()
+        words = scene.app.words
+        if checked.words and checked.words not in words:
+            words = f"{words} {checked.words}"
         app = scene.app.model_copy(update={"words": words, "doubt": checked.doubt})
         write_json(folder.scene, scene.model_copy(update={"app": app}).model_dump(mode="json"))
 

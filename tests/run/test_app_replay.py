@@ -45,7 +45,9 @@ def trained(
     with Witness() as witness:
         for _ in range(2):
             steps.zero_grad()
-            for number, (x, y) in enumerate(zip(IMAGES.split(2), LABELS.split(2), strict=True), 1):
+            for number, (x, y) in enumerate(
+                zip(torch.split(IMAGES, 2), torch.split(LABELS, 2), strict=True), 1
+            ):
                 torch.autograd.backward(loss(model, cross_entropy(model(x), y) / accumulate))
                 if number % accumulate == 0:
                     if clip is not None:
@@ -117,7 +119,7 @@ def test_where_rounding_alone_moves_the_update_nothing_is_said() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     with Witness() as witness:
         for _ in range(8):
-            for x, y in zip(IMAGES.split(2), LABELS.split(2), strict=True):
+            for x, y in zip(torch.split(IMAGES, 2), torch.split(LABELS, 2), strict=True):
                 optimizer.zero_grad()
                 torch.autograd.backward(cross_entropy(model(x), y))
                 optimizer.step()
