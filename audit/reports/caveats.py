@@ -1,7 +1,7 @@
 """What a reader must know before quoting the verdict."""
 
 from fl_audit.reports.schema import Summary
-from fl_audit.reports.words import UNKNOWN_PROTECTION, aggregate, spans, upfirst
+from fl_audit.reports.words import UNKNOWN_ELSE, UNKNOWN_PROTECTION, aggregate, spans, upfirst
 
 MOST_LENGTH = 60
 """Letters up to which the clients that were attacked are named one by one."""
@@ -15,7 +15,8 @@ def caveats(summary: Summary) -> list[str]:
     brought = {one.name: one.detail for defense in summary.defenses for one in defense.own or ()}
     found += [f"The app brings a defense of its own: {name} ({detail})." for name, detail in brought.items()]
     if any(defense.elsewhere for defense in summary.defenses):
-        found.append(f"{upfirst(UNKNOWN_PROTECTION)}: the captures were recorded elsewhere.")
+        known = UNKNOWN_ELSE if brought else UNKNOWN_PROTECTION
+        found.append(f"{upfirst(known)}: the captures were recorded elsewhere.")
     if brought:
         found.append("How much the app's own defenses change cannot be said: it was not run without them.")
     elif any(defense.own is not None for defense in summary.defenses):

@@ -14,6 +14,7 @@ from fl_audit.core.captures import list_captures, read_cohort, read_sent, read_u
 from fl_audit.core.errors import CaptureError, ConfigError
 from fl_audit.core.files import write_json, write_text
 from fl_audit.core.images import write_png
+from fl_audit.core.recorded import read_recorded
 from fl_audit.core.registry import parse_params
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import (
@@ -24,7 +25,14 @@ from fl_audit.core.types import (
     TrainingDetails,
     num_examples,
 )
-from fl_audit.reports.schema import ClientFacts, ClientFailure, DatasetFacts, ModelFacts, Utility
+from fl_audit.reports.schema import (
+    ClientFacts,
+    ClientFailure,
+    DatasetFacts,
+    ModelFacts,
+    OwnProtection,
+    Utility,
+)
 from fl_audit.run.facts import AppScene, Scene
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.grants import Grant, GrantedShare, write_grant
@@ -197,6 +205,8 @@ def _record(folder: RunFolder, slug: str, clients: int) -> FederationRecord:
     return FederationRecord(
         utility=Utility(),
         elsewhere=True,
+        own=[OwnProtection(name=one.name, detail=one.detail) for one in read_recorded(folder.captures / slug)]
+        or None,
         clients=[
             ClientFacts(
                 client=client,
