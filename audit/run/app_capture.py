@@ -62,7 +62,7 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
         watched = not settings.server_only
         _grants(folder, config, outcome, named[spec], progress, watched=watched)
         if spec == "none" and outcome.training is not None and not outcome.own and outcome.secure is None:
-            note_check(folder, check_training(folder, config, named[spec]))
+            note_check(folder, check_training(folder, config, named[spec], half=outcome.half))
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)

@@ -31,7 +31,7 @@ from fl_audit.run.folder import RunFolder
 from fl_audit.run.grants import read_knowledge
 from fl_audit.run.weights import own_code
 
-CLOSE = 0.1
+CLOSE = 0.2
 """Distance of two updates, relative to the length of the one that came, from which they are not the same.
 
 Rounding stays far below over some hundred steps; mixed precision stays below it over a few.
@@ -39,6 +39,12 @@ Rounding stays far below over some hundred steps; mixed precision stays below it
 
 ROUNDING = 1e-6
 """Relative change of the images that is no more than rounding."""
+
+HALF = 4e-3
+"""The same where clients compute in half precision: bfloat16 rounds by that."""
+
+CHANCE = 3.0
+"""How many times what rounding does a distance must be to be of another cause."""
 
 SECONDS = 60.0
 """Time for all replays of a run."""
@@ -52,8 +58,8 @@ class Replay:
         far: length of their difference, relative to that of the update; 0: equal.
         scale: the factor on the replay that comes closest to the update.
         far_scaled: the distance that is left under that factor.
-        spread: how far the replay moves, on the same scale, where images change by `ROUNDING`; above `CLOSE`
-            a distance says nothing: batch norm over two values, for one, makes anything of rounding.
+        spread: how far the replay moves, on the same scale, where images change by rounding; a distance of
+            that size says nothing: batch norm over two values, for one, makes anything of rounding.
         aside: what the update holds besides the model, a sentence for each kind.
     """
 
@@ -66,7 +72,7 @@ class Replay:
     @property
     def differs(self) -> bool:
         """Whether the update came of another training than was replayed."""
-        return self.far > CLOSE >= self.spread
+        return self.far > max(CLOSE, CHANCE * self.spread)
 
 
 class _TooLongError(Exception):
@@ -86,8 +92,11 @@ class Checked:
     doubt: str = ""
 
 
-def check_training(folder: RunFolder, config: RunConfig, slug: str) -> Checked:
-    """Replay the update of the lowest client of each attacked round, until one differs."""
+def check_training(folder: RunFolder, config: RunConfig, slug: str, *, half: bool) -> Checked:
+    """Replay the update of the lowest client of each attacked round, until one differs.
+
+    ``half``: whether clients compute in half precision.
+    """
     stop = time.monotonic() + SECONDS
     checked = Checked("")  # where nothing is attacked there is nothing to check
     rounds: set[int] = set()
@@ -96,7 +105,7 @@ def check_training(folder: RunFolder, config: RunConfig, slug: str) -> Checked:
             continue
         rounds.add(key.round)
         try:
-            checked = _check(folder, config, key, stop)
+            checked = _check(folder, config, key, stop, HALF if half else ROUNDING)
         except (AuditError, AttackFailed, RuntimeError, ValueError, IndexError) as error:
             # What is wrong here fails in the attack as well.
             checked = _unchecked(folder.relative(str(error).split("\n", 1)[0]))
@@ -111,7 +120,7 @@ def _unchecked(why: str) -> Checked:
     return Checked(f"Whether the training that was found explains the updates could not be checked: {why}.")
 
 
-def _check(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float) -> Checked:
+def _check(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float, rounding: float) -> Checked:
     truth = read_truth(folder.truth, key)
     with own_code(folder.root, config.threat.loss):
         loss = find_loss(config.threat.loss, "replay")
@@ -122,7 +131,8 @@ def _check(folder: RunFolder, config: RunConfig, key: CaptureKey, stop: float) -
     training = simulated(truth.training, notes)
     if training is None:
         return Checked("", notes[0])
-    found = replay(update, knowledge.model, truth, training, loss, sends=knowledge.sends, stop=stop)
+    sends = knowledge.sends
+    found = replay(update, knowledge.model, truth, training, loss, sends=sends, stop=stop, rounding=rounding)
     aside = f"what clients send besides the model is not attacked: {'; '.join(found.aside)}"
     doubt = aside if found.aside else ""
     if truth.training.train_mode and _drops(knowledge.model):
@@ -162,6 +172,7 @@ def replay(
     *,
     sends: Sends | None = None,
     stop: float = math.inf,
+    rounding: float = ROUNDING,
 ) -> Replay:
     """Train on the truth as attacks simulate it, and compare.
 
@@ -173,6 +184,7 @@ def replay(
         loss: from logits and labels.
         sends: what clients send; None: told from the magnitudes.
         stop: time (`time.monotonic`) from which on no step is begun.
+        rounding: relative change of the images that is no more than rounding.
 
     Raises:
         ConfigError: the arrays are not the model's.
@@ -214,7 +226,7 @@ def replay(
         found = _compared(came, ours)
         if found.far > CLOSE:
             noise = torch.randn(images.shape, generator=torch_generator(0, "replay"))
-            again = _flat(unroll(plan, images * (1 + ROUNDING * noise), labels))
+            again = _flat(unroll(plan, images * (1 + rounding * noise), labels))
             found = replace(found, spread=float((again - ours).norm() / came.norm()))
     return replace(found, aside=tuple(note for note in notes if note.startswith("left out, since they")))
 

@@ -129,5 +129,5 @@ def test_where_rounding_alone_moves_the_update_nothing_is_said() -> None:
     back = replace(truth, images=((truth.images - 0.1307) / 0.3081) * 0.3081 + 0.1307)  # rounded
     found = replay(update, chaotic(), back, truth.training, mean_cross_entropy)
     assert found.far > CLOSE
-    assert found.spread > CLOSE
+    assert found.spread > CLOSE / 4
     assert not found.differs

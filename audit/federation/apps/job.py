@@ -168,6 +168,7 @@ class Seen(_Model):
         torch: whether any model of PyTorch was called.
         own: what the app does to protect updates by itself, as far as it was found.
         own_start: parameters that clients begin to train with values of their own.
+        half: whether models computed in half precision while they were trained.
         uncompiled: whether a model was to be compiled in place and was not.
     """
 
@@ -181,6 +182,7 @@ class Seen(_Model):
     torch: bool = False
     own: list[Protection] = []
     own_start: list[str] = []
+    half: bool = False
     uncompiled: bool = False
 
 

@@ -34,6 +34,7 @@ def seen_by(watch: Watch) -> Seen:
         torch=watch.called_model,
         own=watch.protections,
         own_start=watch.own_start,
+        half=watch.half,
         uncompiled=watch.uncompiled,
     )
 
@@ -49,7 +50,7 @@ def together(parts: Sequence[Seen]) -> Seen:
     facts |= {"own_start": facts["own_start"] or []}
     if facts["recipe"] is not None:
         facts["recipe_missing"] = None
-    flags = {name: bool(facts[name]) for name in ("torch", "uncompiled")}
+    flags = {name: bool(facts[name]) for name in ("torch", "half", "uncompiled")}
     return Seen.model_validate(facts | flags)
 
 

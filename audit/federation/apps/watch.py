@@ -74,6 +74,7 @@ class Watch:
         self.called: list[Norm] = []
         self.called_model = False
         self.protections: list[Protection] = []
+        self.half = False
         self.uncompiled = False
         self._looked = False
         self.training = threading.Event()
@@ -135,6 +136,8 @@ class Watch:
     def learn(self, calls: Sequence[Call]) -> None:
         """Take architecture, loss and classes from the calls of the model in one step of training."""
         call = calls[0]
+        kinds = {out.values.dtype for out in call.outputs if out.values is not None}
+        self.half = self.half or bool(kinds & {torch.float16, torch.bfloat16})
         if self.loss is None:
             self.loss = loss_of(calls)
         if self.classes is None:
