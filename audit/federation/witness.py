@@ -34,6 +34,9 @@ from fl_audit.federation._calls import (
 from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation._settings import Settings, read_settings, training_details
 
+UNSEEN = "no optimiser step on a model's output was seen: this way of training cannot be watched"
+"""Why there is no truth where nothing else is known."""
+
 MOST = 2 * 2**30
 """Bytes of images that are kept of one training."""
 
@@ -76,7 +79,7 @@ class Witness:
 
     steps: list[_Step] = field(default_factory=list)
     told: tuple[Tensor, Tensor] | None = None
-    nothing: str = "no optimiser step on a model's output was seen: this way of training cannot be watched"
+    nothing: str = UNSEEN
     _open: list[Call] = field(default_factory=list)
     _depth: int = 0
     _entered: tuple[Tensor, ...] = ()

@@ -18,6 +18,7 @@ from fl_audit.federation.apps.job import AppJob, Problem, Protection
 from fl_audit.federation.apps.live import not_the_mean
 from fl_audit.federation.apps.protections import of_strategies
 from fl_audit.federation.truth import take
+from fl_audit.federation.witness import UNSEEN
 from fl_audit.strategies._sent import Sent
 from fl_audit.strategies.recorder import Keep, Recorded, Recorder
 
@@ -93,6 +94,8 @@ class AppObserver:
             self.training = self.training or truth.training
         elif self.operator is not None:
             truth = self._ask(key, self.operator)
+        if truth == UNSEEN:
+            truth = f"{truth}; its images and labels can be given: --truth module:function"
         if isinstance(truth, str):
             self.truth_missing.append(Problem(round=key.round, client=key.client, reason=truth))
             write_json(self._root / key.defense / f"{key.stem}.json", {"unavailable": truth})
