@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 from flwr.serverapp import Grid
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.core.recorded import write_recorded
+from fl_audit.strategies.found import found_in
 from fl_audit.strategies.interception import AuditGrid
 from fl_audit.strategies.recorder import Keep, Recorder
 
@@ -58,6 +60,9 @@ def audited(
 
     @functools.wraps(start)
     def recording_start(grid: Grid, *args: Any, **kwargs: Any) -> Any:
+        own = found_in(target)
+        if own:
+            write_recorded(recorder.root / defense, own)
         try:
             return start(AuditGrid(grid, recorder, quarantine=quarantine), *args, **kwargs)
         finally:

@@ -44,6 +44,7 @@ class Call:
         root: the module.
         outputs: what it returned.
         originals: what a person would recognise in the images.
+        anew: whether the gradients of earlier calls were thrown away before it.
         parts: modules that were called on what came out; ``outputs`` are then those of the last.
         whole: the module that holds root and parts, if that is known.
         labels: one for each image, once a loss was seen.
@@ -56,6 +57,7 @@ class Call:
     root: nn.Module
     outputs: list[Output]
     originals: Tensor | None = None
+    anew: bool = False
     parts: list[nn.Module] = field(default_factory=list)
     whole: nn.Module | None = None
     labels: Tensor | None = None
@@ -119,6 +121,14 @@ def _inside_functorch(value: Tensor) -> bool:
     """Whether a function transform of torch made this tensor: a client's own analysis, not its training."""
     wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
     return wrapped
+
+
+def is_real() -> bool:
+    """Whether a module that is called now computes what its client asked for, and not something about it.
+
+    It does not while `torch.compile` traces it, nor in backward, where checkpointing calls it once more.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1
 
 
 def copied(images: Tensor) -> Tensor:

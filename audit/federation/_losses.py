@@ -17,6 +17,9 @@ _LOSSES: frozenset[Callable[..., Any]] = frozenset(
         functional.nll_loss,
         functional.multi_margin_loss,
         functional.mse_loss,
+        functional.l1_loss,
+        functional.smooth_l1_loss,
+        functional.huber_loss,
         functional.kl_div,
     }
 )
@@ -84,7 +87,7 @@ class Losses(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _LOSSES:
+        if func in _LOSSES and not torch.compiler.is_compiling():
             seen = _seen(func, args, kwargs)
             if seen is not None:
                 self._report(seen)

@@ -22,9 +22,20 @@ from torch.optim.optimizer import (
 )
 
 from fl_audit.core.types import GroundTruth
-from fl_audit.federation._calls import Call, copied, differentiable, images_in, labels_by_slope, noted
+from fl_audit.federation._calls import (
+    Call,
+    copied,
+    differentiable,
+    images_in,
+    is_real,
+    labels_by_slope,
+    noted,
+)
 from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation._settings import Settings, read_settings, training_details
+
+UNSEEN = "no optimiser step on a model's output was seen: this way of training cannot be watched"
+"""Why there is no truth where nothing else is known."""
 
 MOST = 2 * 2**30
 """Bytes of images that are kept of one training."""
@@ -68,7 +79,7 @@ class Witness:
 
     steps: list[_Step] = field(default_factory=list)
     told: tuple[Tensor, Tensor] | None = None
-    nothing: str = "no optimiser step on a model's output was seen: this way of training cannot be watched"
+    nothing: str = UNSEEN
     _open: list[Call] = field(default_factory=list)
     _depth: int = 0
     _entered: tuple[Tensor, ...] = ()
@@ -135,6 +146,8 @@ class Witness:
         return pixels(inputs)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
+        if not is_real():
+            return
         if self._depth == 0:
             self._in_model = next(module.parameters(), None) is not None
             self._inner = None
@@ -146,6 +159,8 @@ class Witness:
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
         # PyTorch passes (kwargs, output), but for a module that raised only (output,), which is None.
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
+        if not is_real():
+            return
         self._depth -= 1
         if self._depth:
             return
@@ -159,11 +174,17 @@ class Witness:
             if self._bytes > MOST and self.steps:
                 return
             originals = self._originals(entered[0])
-            self._open.append(Call(entered[0], module.training, module, noted(outputs), originals))
+            thrown = self._thrown_away(module)
+            self._open.append(Call(entered[0], module.training, module, noted(outputs), originals, thrown))
             if self._inner is not None and len(self._inner.target) == len(entered[0]):
                 self._open[-1].learn(self._inner)
         else:
             self._without_images(module, (*inputs, *kwargs.values()), outputs)
+
+    def _thrown_away(self, module: nn.Module) -> bool:
+        """Whether the gradients of earlier calls were removed without a step."""
+        earlier = any(call.differentiated for call in self._open if call.root is module)
+        return earlier and all(parameter.grad is None for parameter in module.parameters())
 
     def _without_images(
         self, module: nn.Module, inputs: tuple[Any, ...], outputs: dict[str | int | None, Tensor]
@@ -208,11 +229,20 @@ class Witness:
     def _close(self, settings: Settings) -> None:
         calls = [call for call in self._open if call.differentiated]
         if calls:
-            self.steps.append(_Step(calls, settings))
+            self.steps.append(_Step(_of_the_step(calls), settings))
             self._open.clear()
 
 
 _watching: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witness", default=None)
+
+
+def _of_the_step(calls: list[Call]) -> list[Call]:
+    """Those of ``calls`` whose gradients were not thrown away before it, as at the end of an epoch.
+
+    Where that happened between any two calls, the client keeps them elsewhere: DP-SGD by hand, for one.
+    """
+    cuts = [place for place, call in enumerate(calls) if call.anew]
+    return calls[cuts[-1] :] if cuts and len(cuts) < len(calls) - 1 else calls
 
 
 def _originals(pixels: Tensor, calls: Sequence[Call]) -> Tensor:

@@ -123,7 +123,16 @@ class AppModel(ModelSpec):
             model.register_forward_pre_hook(_Prepare(recipe.mean, recipe.std, recipe.flat))
         if recipe.output is not None or recipe.one_logit is not None:
             model.register_forward_hook(_Logits(recipe.output, recipe.one_logit))
-        check_forward(recipe.words, model, image_shape, num_classes)
+        try:
+            check_forward(recipe.words, model, image_shape, num_classes)
+        except ConfigError:
+            raise
+        except Exception as error:  # the app's code: anything can come out of it
+            raise ConfigError(
+                f"the app's model {recipe.words} cannot be called with images alone: {type(error).__name__}: "
+                f"{error}. Give a function that builds one which takes images and nothing else: "
+                "--model module:function"
+            ) from error
         return model
 
     def params(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a reader must know before quoting the verdict."""
 
 from fl_audit.reports.schema import Summary
-from fl_audit.reports.words import aggregate, spans, upfirst
+from fl_audit.reports.words import UNKNOWN_ELSE, UNKNOWN_PROTECTION, aggregate, spans, upfirst
 
 MOST_LENGTH = 60
 """Letters up to which the clients that were attacked are named one by one."""
@@ -14,6 +14,9 @@ def caveats(summary: Summary) -> list[str]:
         found.append("No undefended baseline was run, so how much a defense changed cannot be said.")
     brought = {one.name: one.detail for defense in summary.defenses for one in defense.own or ()}
     found += [f"The app brings a defense of its own: {name} ({detail})." for name, detail in brought.items()]
+    if any(defense.elsewhere for defense in summary.defenses):
+        known = UNKNOWN_ELSE if brought else UNKNOWN_PROTECTION
+        found.append(f"{upfirst(known)}: the captures were recorded elsewhere.")
     if brought:
         found.append("How much the app's own defenses change cannot be said: it was not run without them.")
     elif any(defense.own is not None for defense in summary.defenses):
@@ -22,6 +25,10 @@ def caveats(summary: Summary) -> list[str]:
             "strategy of Flower's with differential privacy, no Opacus. What it does inside its functions is "
             "not seen."
         )
+    sources = dict.fromkeys(defense.utility.source for defense in summary.defenses)
+    found += [f"Accuracy is {source}." for source in sources if source]
+    if summary.doubt:
+        found.append(f"{upfirst(summary.doubt)}.")
     together = sorted({size for defense in summary.defenses for size in defense.aggregate_of})
     if together:
         found.append(
@@ -42,6 +49,8 @@ def caveats(summary: Summary) -> list[str]:
         )
     if len(attacked.rounds) < federation.rounds:
         found.append(f"Only rounds {spans(attacked.rounds)} of {federation.rounds} were attacked.")
+    if summary.limit:
+        found.append(f"{upfirst(summary.limit)}.")
     if not summary.recognisability.calibrated:
         found.append(
             f"What counts as recognised is decided by the interim rule {summary.recognisability.name!r}, "

@@ -132,6 +132,9 @@ class Utility(Model):
     """What the model is worth: at the end and after each round."""
 
     accuracy: float | None = Field(None, ge=0, le=1)
+    source: str = Field(
+        "", description="whose figure the accuracy is, in words; empty: measured by the audit"
+    )
     loss: float | None = None
     rounds: list[UtilityRound] = []
 
@@ -179,6 +182,10 @@ class DefenseBase(Model):
     own: list[OwnProtection] | None = Field(
         None, description="what the audited app brings itself, as far as found; null: no app of somebody's"
     )
+    elsewhere: bool = Field(
+        False,
+        description="whether somebody's own federation was recorded, whose protections are not known",
+    )
     server_sees: str = Field("", description="what the server still sees, where it is not what clients sent")
     utility: Utility = Utility()
     sets: list[SetScore] = Field([], description="metrics that compare whole sets of images")
@@ -209,4 +216,8 @@ class RunFacts(Model):
     baseline_from: str | None = Field(
         None, description="which run baseline and controls were taken over from, in words; null: none"
     )
+    doubt: str = Field(
+        "", description="what the audit is known not to know of how an app's clients train; empty: nothing"
+    )
+    limit: str = Field("", description="how many images of an update are graded, where that left some out")
     versions: dict[str, str | None] = {}

@@ -154,4 +154,4 @@ def weakest(points: Sequence[FrontierPoint]) -> int | None:
 
 
 def _as_is(defense: DefenseSummary) -> bool:
-    return defense.baseline and defense.own is not None
+    return defense.baseline and (defense.own is not None or defense.elsewhere)

@@ -86,6 +86,8 @@ def judge(leak: Leak, where: str, summary: Summary) -> Verdict:
     elif positive.power != "yes" and chance(positive, leak) >= SIGNIFICANCE:
         part = f" ({odds(positive, leak)})" if positive.power == "partly" else ""
         doubts.append(f"{power(positive)}{part}")
+    if summary.doubt:
+        doubts.append("the clients train in a way that the audit does not know in full")
     if doubts:
         return Verdict("not-shown", f"{start} {tally}, but {listing(doubts)}: not shown to be safe.")
     text = f"{start} {tally}: these attacks found no leak"

@@ -10,6 +10,12 @@ NOT_MEASURED = "not measured"
 NOT_THE_SERVER = "not against the server"
 """Beside an epsilon that holds only against those who see what the server releases."""
 
+UNKNOWN_PROTECTION = "whatever protection the federation itself applied is not known here"
+"""Of captures that were recorded in somebody's own federation."""
+
+UNKNOWN_ELSE = "whatever else the federation itself applied is not known here"
+"""Likewise, where something is known."""
+
 FAILED_WORDS: dict[FailedStatus, str] = {
     "attack-failed": "the attack gave no image",
     "not-attempted": "not attempted",
@@ -86,6 +92,9 @@ def mix(counts: Sequence[int], classes: Sequence[str], most: int = 8) -> str:
 
 def circumstance(defense: DefenseBase) -> str:
     """``without defense`` or ``under dp``; of an app ``as the app is (…)``, since it may bring its own."""
+    if defense.elsewhere and defense.baseline:
+        known = f"under its own {listing(_names(defense))}; " if defense.own else ""
+        return f"as recorded ({known}{UNKNOWN_ELSE if known else UNKNOWN_PROTECTION})"
     if defense.own is None:
         return "without defense" if defense.baseline else f"under {defense.name}"
     brings = f"its own: {listing(_names(defense))}" if defense.own else "none of its own found"
@@ -98,6 +107,8 @@ def circumstance(defense: DefenseBase) -> str:
 
 def title(defense: DefenseBase) -> str:
     """The defense as a heading."""
+    if defense.elsewhere and defense.baseline:
+        return f"As recorded: {' + '.join(_names(defense))}" if defense.own else "As recorded"
     if defense.own is None:
         return "No defense" if defense.baseline else defense.name
     own = " + ".join(_names(defense))

@@ -14,6 +14,7 @@ from fl_audit.core.captures import list_captures, read_cohort, read_sent, read_u
 from fl_audit.core.errors import CaptureError, ConfigError
 from fl_audit.core.files import write_json, write_text
 from fl_audit.core.images import write_png
+from fl_audit.core.recorded import read_recorded
 from fl_audit.core.registry import parse_params
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.core.types import (
@@ -24,7 +25,14 @@ from fl_audit.core.types import (
     TrainingDetails,
     num_examples,
 )
-from fl_audit.reports.schema import ClientFacts, ClientFailure, DatasetFacts, ModelFacts, Utility
+from fl_audit.reports.schema import (
+    ClientFacts,
+    ClientFailure,
+    DatasetFacts,
+    ModelFacts,
+    OwnProtection,
+    Utility,
+)
 from fl_audit.run.facts import AppScene, Scene
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.grants import Grant, GrantedShare, write_grant
@@ -33,6 +41,7 @@ from fl_audit.run.load import dump_config, resolve_config
 from fl_audit.run.manifest import write_manifest
 from fl_audit.run.record import FederationRecord, write_record
 from fl_audit.run.results import read_reconstruction
+from fl_audit.run.shown import MOST
 from fl_audit.run.weights import load_weights, model_spec
 
 _TRAINING = TypeAdapter(TrainingDetails)
@@ -135,14 +144,14 @@ def adopt_captures(
 
 
 def write_pictures(folder: RunFolder) -> int:
-    """Write every reconstruction as ``N_rec.png`` beside its result; returns how many."""
+    """Write reconstructions as ``N_rec.png`` beside their result, `MOST` of each; returns how many."""
     count = 0
     for job in jobs(folder, folder.load_config()):
         try:
             images = read_reconstruction(job.folder).images
         except CaptureError:
             continue
-        for number, image in enumerate(() if images is None else images):
+        for number, image in enumerate(() if images is None else images[:MOST]):
             write_png(job.folder / f"{number}_rec.png", image)
             count += 1
     return count
@@ -195,6 +204,9 @@ def _record(folder: RunFolder, slug: str, clients: int) -> FederationRecord:
             failures.setdefault(key.client, []).append(ClientFailure(round=key.round, reason=update.error))
     return FederationRecord(
         utility=Utility(),
+        elsewhere=True,
+        own=[OwnProtection(name=one.name, detail=one.detail) for one in read_recorded(folder.captures / slug)]
+        or None,
         clients=[
             ClientFacts(
                 client=client,

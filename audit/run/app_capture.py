@@ -12,9 +12,12 @@ from fl_audit.core.files import write_json, write_text
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import Reconstruction, Scalar
 from fl_audit.federation.apps import FROZEN, AppJob, AppOutcome, run_app
-from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection, Utility, UtilityRound
+from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection
+from fl_audit.run.app_accuracy import accuracy_of
 from fl_audit.run.app_control import control_of_app
-from fl_audit.run.app_scene import aggregate_notes, attackable, learned, without_arrays, write_app_scene
+from fl_audit.run.app_fit import attackable, failures_of, unfit, without_arrays
+from fl_audit.run.app_replay import check_training
+from fl_audit.run.app_scene import aggregate_notes, learned, note_check, server_sees, write_app_scene
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
@@ -56,7 +59,10 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
                 if frozen.is_file():
                     shutil.copyfile(frozen, folder.root / VALUES)
             write_app_scene(folder, config, settings, outcome, named[spec])
-        _grants(folder, config, outcome, named[spec], progress)
+        watched = not settings.server_only
+        _grants(folder, config, outcome, named[spec], progress, watched=watched)
+        if spec == "none" and outcome.training is not None and not outcome.own and outcome.secure is None:
+            note_check(folder, check_training(folder, config, named[spec], half=outcome.half))
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
@@ -156,13 +162,16 @@ def _judge(folder: RunFolder, outcome: AppOutcome, slug: str, place: Path, progr
         raise FederationError(f"the app ran to its end, but no client was asked to train\n{log}")
     for note in (*outcome.notes, *aggregate_notes(outcome)):
         progress.note(note)
-    for problem in outcome.failures[:10]:
+    for problem in failures_of(outcome)[:10]:
         progress.note(f"client {problem.client} failed in round {problem.round}: {problem.reason}")
 
 
-def _grants(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress) -> None:
+def _grants(
+    folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str, progress: Progress, *, watched: bool
+) -> None:
     """Write what the attacker is told of each capture; what cannot be attacked gets its result at once."""
-    reason = without_arrays(folder, slug) or attackable(config, outcome)
+    reason = without_arrays(folder, slug) or attackable(config, outcome, watched=watched)
+    reason = reason or unfit(folder, config, outcome)
     if reason is not None:
         progress.note(f"not attacked: {reason}")
     shape, classes = outcome.image_shape, outcome.classes
@@ -189,27 +198,23 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
     for key in list_captures(folder.captures, slug):
         for client, metrics in read_update(folder.captures, key).in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
-    rounds = [
-        UtilityRound(
-            round=entry.round,
-            client_accuracy=sum(entry.clients.values()) / len(entry.clients) if entry.clients else None,
-        )
-        for entry in outcome.accuracy
-    ]
-    last = outcome.accuracy[-1].clients if outcome.accuracy else {}
+    told, failures = accuracy_of(outcome), failures_of(outcome)
+    sees = AGGREGATE_ALONE if outcome.secure is not None else ""
+    if outcome.image_shape is None:
+        sees = server_sees(folder, slug)
     return FederationRecord(
         own=[OwnProtection(name=found.name, detail=found.detail) for found in outcome.own],
-        server_sees=AGGREGATE_ALONE if outcome.secure is not None else "",
-        utility=Utility(rounds=rounds),
+        server_sees=sees,
+        utility=told.utility,
         clients=[
             ClientFacts(
                 client=client,
                 rounds_participated=outcome.participation.get(client, 0),
-                accuracy=last.get(client),
+                accuracy=told.clients.get(client),
                 in_clear=in_clear.get(client, {}),
                 failures=[
                     ClientFailure(round=failure.round, reason=failure.reason)
-                    for failure in outcome.failures
+                    for failure in failures
                     if failure.client == client
                 ],
             )

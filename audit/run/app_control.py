@@ -38,6 +38,10 @@ def control_of_app(folder: RunFolder, config: RunConfig, named: dict[str, str], 
     known = bool(scene.classes) and (folder.root / RECIPE).is_file()
     if found is not None and not known:
         reason = "how to build the app's model is not known, or it is no classifier"
+    elif found is not None and not any(
+        folder.knowledge_file(key).is_file() for key in list_captures(folder.captures, slug)
+    ):
+        reason = "the clients' updates are not attacked either"
     elif found is not None:
         for train in dict.fromkeys((config.training.train_mode, False)):
             training = config.training.model_copy(update={"train_mode": train})

@@ -8,9 +8,10 @@ from fl_audit.federation.apps import AppOutcome
 from fl_audit.reports.schema import DatasetFacts, ModelFacts
 from fl_audit.reports.words import spans
 from fl_audit.run.app_engine import engine_words
+from fl_audit.run.app_replay import Checked
 from fl_audit.run.app_settings import AppSettings
 from fl_audit.run.config import RunConfig
-from fl_audit.run.facts import AppScene, Scene
+from fl_audit.run.facts import AppScene, Scene, read_scene
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.originals import originals
 from fl_audit.strategies._content import short
@@ -22,8 +23,6 @@ than this without labels, and as many as there are with them."""
 
 MOST = 8
 """Arrays that are listed."""
-
-NOT_IMAGES = "not a gradient of an image model"
 
 
 def learned(
@@ -75,55 +74,6 @@ def learned(
     return updated
 
 
-def without_arrays(folder: RunFolder, slug: str) -> str | None:
-    """Why the captures cannot be attacked where clients send no arrays at all, but something else."""
-    scalars: dict[str, object] = {}
-    for key in list_captures(folder.captures, slug):
-        update = read_update(folder.captures, key)
-        if update.received:
-            return None
-        scalars |= {**update.config, **update.metrics} if update.error is None else {}
-    packed = [f"{short(name, 60)} ({text})" for name, text in scalars.items() if str(text).endswith(" bytes")]
-    if not packed:
-        return None
-    return (
-        f"{NOT_IMAGES}, as far as was seen: the clients send back no array in an ArrayRecord, but as bytes "
-        f"in another record: {', '.join(packed[:3])}. Whoever knows the app can unpack them; fl-audit reads "
-        "arrays alone: send the model as ArrayRecord(model.state_dict()) to have it attacked"
-    )
-
-
-def attackable(config: RunConfig, outcome: AppOutcome) -> str | None:
-    """Why the captures cannot be attacked; None if they can."""
-    if outcome.untold:
-        return (
-            "the clients ran the app's own code (--server-only), so that what their model is fed was not "
-            f"seen. Say it: {', '.join(outcome.untold)}"
-        )
-    if outcome.image_shape is None:
-        reasons = sorted({problem.reason for problem in outcome.truth_missing})
-        why = "; ".join(reasons[:3]) or "no training was captured"
-        if not outcome.torch:
-            why = "no model of PyTorch was called in this app"
-        return (
-            why if NOT_IMAGES in why or "--input-range" in why else f"{NOT_IMAGES}, as far as was seen: {why}"
-        )
-    if outcome.classes is None:
-        return "the model's output is no table of logits (N, classes): its loss is not that of a classifier"
-    unknown = outcome.loss is not None and known_loss(outcome.loss) is None
-    if unknown and config.threat.loss == CROSS_ENTROPY:
-        return (
-            f"the clients' loss is {outcome.loss}. Give it as a function of logits and labels of the app: "
-            "--loss module:function"
-        )
-    if outcome.recipe is None:
-        return (
-            f"the model cannot be built again outside the app: {outcome.recipe_missing}. Give a function of "
-            "no arguments that builds it: --model module:function"
-        )
-    return None
-
-
 def aggregate_notes(outcome: AppOutcome) -> list[str]:
     """How the mean of each round of a federation that aggregates securely was had, a sentence each."""
     if outcome.secure is None:
@@ -165,7 +115,7 @@ def write_app_scene(
             parameters=outcome.parameters or 0,
         ),
         app=AppScene(
-            words=_words(folder, config, settings, outcome, slug),
+            words=_words(config, settings, outcome),
             training=_training(config, outcome),
             engine=settings.engine,
         ),
@@ -173,7 +123,18 @@ def write_app_scene(
     write_json(folder.scene, scene.model_dump(mode="json"))
 
 
-def _seen(folder: RunFolder, slug: str) -> str:
+def note_check(folder: RunFolder, checked: Checked) -> None:
+    """Keep in ``scene.json`` what replays say of how clients train; of a run that goes on, once."""
+    scene = read_scene(folder.scene)
+    if scene.app is not None:
+        words = scene.app.words
+        if checked.words and checked.words not in words:
+            words = f"{words} {checked.words}"
+        app = scene.app.model_copy(update={"words": words, "doubt": checked.doubt})
+        write_json(folder.scene, scene.model_copy(update={"app": app}).model_dump(mode="json"))
+
+
+def server_sees(folder: RunFolder, slug: str) -> str:
     """What the server saw of a client that trains no image model: sizes, and metrics in clear."""
     for key in list_captures(folder.captures, slug):
         update = read_update(folder.captures, key)
@@ -184,16 +145,15 @@ def _seen(folder: RunFolder, slug: str) -> str:
             ]
             more = f" and {len(sizes) - MOST} more" if len(sizes) > MOST else ""
             metrics = ", ".join(short(name, 60) for name in update.metrics) or "none"
+            amount = "1 array" if len(sizes) == 1 else f"{len(sizes)} arrays"
             return (
-                f"What the server sees of each client: {len(sizes)} arrays, {', '.join(sizes[:MOST])}{more}; "
+                f"What the server sees of each client: {amount}, {', '.join(sizes[:MOST])}{more}; "
                 f"metrics in clear: {metrics}."
             )
     return "No array came back to the server."
 
 
-def _words(
-    folder: RunFolder, config: RunConfig, settings: AppSettings, outcome: AppOutcome, slug: str
-) -> str:
+def _words(config: RunConfig, settings: AppSettings, outcome: AppOutcome) -> str:
     words = [
         f"The Flower app {settings.name} as it is, {config.federation.clients} clients "
         f"({settings.clients_from}), {engine_words(settings)}"
@@ -202,8 +162,6 @@ def _words(
         words.append(f"Its model was found to be {outcome.recipe.words}.")
     if outcome.normalisation is not None:
         words.append(f"Normalisation of the images: {outcome.normalisation}.")
-    if outcome.image_shape is None:
-        words.append(_seen(folder, slug))
     if outcome.secure is not None:
         words.append(
             "It aggregates securely (SecAgg+): single updates reach the server masked. What is attacked is "

@@ -56,6 +56,7 @@ class AppScene(BaseModel):
         words: what ran and what was found out about it.
         training: how its clients train, as seen.
         engine: what ran it.
+        doubt: what is known not to be known of how its clients train, see `fl_audit.run.app_replay.Checked`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +64,7 @@ class AppScene(BaseModel):
     words: str
     training: Params
     engine: str = "local"
+    doubt: str = ""
 
 
 class Scene(BaseModel):
@@ -148,6 +150,7 @@ def run_facts(
         metrics=[metric_facts(metric, name) for name, metric in metrics.items()],
         how_to_repeat=shlex.join(["fl-audit", *manifest["command"][1:]]),
         baseline_from=baseline_words(manifest),
+        doubt=scene.app.doubt if scene.app else "",
         versions=package_versions() | {"fl-audit": manifest["fl_audit"]["version"]},
     )
 

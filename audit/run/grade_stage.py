@@ -40,6 +40,7 @@ from fl_audit.run.originals import Originals, aggregate_of, looked_at, originals
 from fl_audit.run.record import defense_facts
 from fl_audit.run.results import read_reconstruction
 from fl_audit.run.sets import SetCollector
+from fl_audit.run.shown import BEYOND, MOST, RULE, Shown, shown
 
 NO_PARTNER = "the attack returned fewer images than were trained on"
 
@@ -51,7 +52,7 @@ class _Graded:
     job: Job
     truth: Originals | None
     result: Reconstruction
-    partner: Tensor
+    shown: Shown
     scores: dict[str, Scores]
     client_failed: bool
     reason: str | None
@@ -77,26 +78,31 @@ def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summa
     sets = SetCollector(units)
     progress.stage("grade", len(todo))
     findings: list[Finding] = []
+    limited = False
     for job in todo:
         progress.begin(job.label)
         graded = _grade(folder, job, units, contexts)
+        limited = limited or len(graded.shown.drawn) > MOST
         clients = looked_at(folder, job.key, config)
         lines = _findings(folder, graded, units, rule, clients)
         findings.extend(line for line in lines if line.client in clients)
         if graded.truth is not None and graded.result.images is not None and graded.scores:
-            paired = graded.partner >= 0
-            images = graded.result.images[graded.partner[paired]]
+            paired = graded.shown.partner >= 0
+            images = graded.result.images[graded.shown.partner[paired]]
             sets.add(job.key.defense, job.spec, graded.truth.images[paired], images)
         progress.advance()
     names = {slug: spec for spec, slug in slugs(config.defense_specs()).items()} | {CONTROL: CONTROL}
     findings = [finding.model_copy(update={"defense": names[finding.defense]}) for finding in findings]
     write_findings(folder.findings, findings)
+    facts = _without_unmeasured(run_facts(folder, config, units, rule), findings)
+    if limited:
+        facts = facts.model_copy(update={"limit": RULE})
     summary = summarise(
         findings,
-        _without_unmeasured(run_facts(folder, config, units, rule), findings),
+        facts,
         [
-            facts.model_copy(update={"sets": sets.scores(facts.slug)})
-            for facts in defense_facts(folder, config)
+            defense.model_copy(update={"sets": sets.scores(defense.slug)})
+            for defense in defense_facts(folder, config)
         ],
         guess_facts(negative, rule),
     )
@@ -133,7 +139,8 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
         reason = reason or result.reason or f"no ground truth to grade against: {error}"
     reason = reason or result.reason
     reason = folder.relative(reason) if reason else None
-    partner, scores = torch.empty(0, dtype=torch.int64), dict[str, Scores]()
+    scores: dict[str, Scores] = {}
+    chosen = shown(torch.full((0 if truth is None else len(truth),), -1, dtype=torch.int64))
     if truth is not None and result.images is not None and reason is None:
         if result.images.shape[1:] != truth.images.shape[1:]:
             reason = (
@@ -141,11 +148,12 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
                 f"the originals {tuple(truth.images.shape[1:])}"
             )
         else:
-            partner = match(truth.images, result.images)
-            scores = _scores(truth.images, result.images, partner, units, contexts.read(job.key, truth))
+            chosen = shown(match(truth.images, result.images))
+            context = contexts.read(job.key, truth)
+            scores = _scores(truth.images, result.images, chosen.partner, units, context)
     client_failed = reason is not None and _client_failed(folder, job.key)
     together = aggregate_of(folder, job.key)
-    return _Graded(job, truth, result, partner, scores, client_failed, reason, empty, together)
+    return _Graded(job, truth, result, chosen, scores, client_failed, reason, empty, together)
 
 
 def _scores(
@@ -200,8 +208,13 @@ def _findings(
         both = zip(rule.probability(values).tolist(), rule.judge(values).tolist(), strict=True)
         verdicts = [_Verdict(probability, recognisable) for probability, recognisable in both]
     for image in range(count):
-        line = _line(graded, graded.truth.clients[image], image, units, None, verdicts[image])
-        yield line.model_copy(update=_pictures(folder, graded, image, line.status))
+        left_out = bool(graded.shown.beyond[image])
+        one = replace(graded, reason=graded.reason or BEYOND) if left_out else graded
+        forced: Status | None = "unscored" if left_out else None
+        line = _line(one, graded.truth.clients[image], image, units, forced, verdicts[image])
+        if bool(graded.shown.drawn[image]):
+            line = line.model_copy(update=_pictures(folder, graded, image, line.status))
+        yield line
 
 
 def _without_truth(folder: RunFolder, graded: _Graded, clients: Sequence[int]) -> dict[int, str]:
@@ -220,7 +233,7 @@ def _line(
     verdict: _Verdict | None,
 ) -> Finding:
     truth, result = graded.truth, graded.result
-    row = -1 if image is None or not len(graded.partner) else int(graded.partner[image])
+    row = -1 if image is None or not len(graded.shown.partner) else int(graded.shown.partner[image])
     per_image = [name for name, unit in units.items() if unit.per_image]
     values: dict[str, float | None] = dict.fromkeys(per_image)
     reason = graded.reason
@@ -277,7 +290,7 @@ def _pictures(folder: RunFolder, graded: _Graded, image: int, status: Status) ->
     if status == "graded" and graded.result.images is not None:
         pictures["reconstruction"] = (
             place / f"{image}_rec.png",
-            graded.result.images[int(graded.partner[image])],
+            graded.result.images[int(graded.shown.partner[image])],
         )
     for path, pixels in pictures.values():
         write_png(path, pixels)

@@ -24,6 +24,7 @@ class FederationRecord(BaseModel):
 
     ``exposures`` says, by client, how often its examples enter a round's training; empty if not known.
     ``own`` is what an audited app protects updates by, as far as found; null where no app of somebody's ran.
+    ``elsewhere`` says that somebody's own federation was recorded: what it protects by is not known here.
     ``server_sees`` is what the server sees of it where that is not each update.
     """
 
@@ -34,6 +35,7 @@ class FederationRecord(BaseModel):
     clients: list[ClientFacts]
     exposures: list[Exposure] = []
     own: list[OwnProtection] | None = None
+    elsewhere: bool = False
     server_sees: str = ""
 
 
@@ -85,6 +87,7 @@ def _facts(spec: str, slug: str, defense: Defense, record: FederationRecord) -> 
         privacy=words,
         against_server=spent is None or spent.against_server,
         own=record.own,
+        elsewhere=record.elsewhere,
         server_sees=" ".join(filter(None, (record.server_sees, defense.sees()))),
         utility=record.utility,
         clients=clients,

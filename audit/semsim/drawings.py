@@ -34,7 +34,7 @@ def drawings(generator: torch.Generator, count: int = COUNT, classes: int = CLAS
     used = torch.rand(classes, _STROKES, generator=generator) < torch.tensor([1.0, 0.65, 0.35])
     closed = torch.rand(classes, _STROKES, generator=generator) < 0.3
     found = []
-    for rows in torch.arange(count).split(_CHUNK):
+    for rows in torch.split(torch.arange(count), _CHUNK):
         n, kind = len(rows), kinds[rows]
         points = shapes[kind] + 0.1 * torch.randn(n, _STROKES, 4, 2, generator=generator)
         width = 0.05 + 0.12 * torch.rand(n, 1, 1, generator=generator)

@@ -42,7 +42,7 @@ def transform_grade(transformed: Transformed) -> Tensor:
 
     Half of the area in the frame is enough; inverted structure counts like upright one.
     """
-    kept, counted = torch.zeros(2, len(transformed.images))
+    kept = counted = torch.zeros(len(transformed.images))
     for weight, own, theirs in zip(
         BAND_WEIGHTS, _bands(transformed.moved), _bands(transformed.images), strict=True
     ):
@@ -79,7 +79,7 @@ def _even(victims: Tensor, reconstructions: Tensor) -> Tensor:
 
 def _band_agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
     """Correlation in each band, lowered where the structure is smoothed away or faint, ``(N,)`` in [0, 1]."""
-    seen, counted = torch.zeros(2, len(victims))
+    seen = counted = torch.zeros(len(victims))
     for weight, own, theirs in zip(BAND_WEIGHTS, _bands(victims), _bands(reconstructions), strict=True):
         a, b = own.flatten(1), theirs.flatten(1)
         covariance = (a * b).mean(1)

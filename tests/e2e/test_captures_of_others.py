@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -20,7 +20,12 @@ from fl_audit.core.captures import read_update, write_update
 from fl_audit.core.types import CaptureKey
 from fl_audit.federation.local_engine import run_local
 from fl_audit.federation.server_app import quiet_flower
+from fl_audit.reports.caveats import caveats
 from fl_audit.reports.schema import read_summary
+from fl_audit.reports.verdict import headline
+from fl_audit.reports.words import circumstance
+from fl_audit.run.adopt import adopt_captures
+from fl_audit.run.record import defense_facts
 from fl_audit.strategies import audited
 
 IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -31,7 +36,7 @@ class Net(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
-def federate(out: Path) -> None:
+def federate(out: Path, strategy: Any = None) -> None:
     client = ClientApp()
 
     @client.train()
@@ -50,8 +55,8 @@ def federate(out: Path) -> None:
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         torch.manual_seed(0)
-        strategy: Any = audited(FedAvg(fraction_evaluate=0.0), out=out)
-        strategy.start(grid=grid, initial_arrays=ArrayRecord(Net().state_dict()), num_rounds=1)
+        watched = audited(strategy or FedAvg(fraction_evaluate=0.0), out=out)
+        watched.start(grid=grid, initial_arrays=ArrayRecord(Net().state_dict()), num_rounds=1)
 
     with quiet_flower():
         run_local(server, client, clients=2, seed=1)
@@ -76,6 +81,9 @@ def test_they_are_attacked_given_model_shape_and_classes(
     assert _run(["grade", str(tmp_path)]) == 0
     summary = read_summary(tmp_path / "summary.json")
     assert summary.leak_rates() == {"none": None}
+    for text in (headline(summary), *caveats(summary)):
+        assert "without defense" not in text
+    assert "whatever protection the federation itself applied is not known here" in headline(summary)
     assert _run(["attack", str(tmp_path), "--model", "lenet"]) == 2  # it has a config.yaml now
 
 
@@ -99,3 +107,22 @@ def test_an_aggregate_is_attacked_as_one_update(tmp_path: Path) -> None:
     (defense,) = read_summary(run / "summary.json").defenses
     assert [(client.client, client.rounds_participated) for client in defense.clients] == [(0, 1), (1, 1)]
     assert defense.aggregate_of == [2]
+
+
+def test_a_strategy_of_flowers_that_protects_is_named(tmp_path: Path) -> None:
+    inner = FedAvg(fraction_evaluate=0.0)
+    strategy = DifferentialPrivacyServerSideFixedClipping(
+        inner, noise_multiplier=0.5, clipping_norm=2.0, num_sampled_clients=2
+    )
+    federate(tmp_path, strategy)
+    folder = adopt_captures(
+        tmp_path, model="tests.e2e.test_captures_of_others:Net", num_classes=4, image_shape=(1, 8, 8)
+    )
+    (facts,) = defense_facts(folder, folder.load_config())
+    assert circumstance(facts) == (
+        "as recorded (under its own DifferentialPrivacyServerSideFixedClipping; whatever else the federation "
+        "itself applied is not known here)"
+    )
+    assert facts.own is not None
+    assert "noise_multiplier = 0.5" in facts.own[0].detail
+    assert "not against the server itself" in facts.own[0].detail

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fl_audit.core.losses import known_loss
 from fl_audit.federation._calls import Call
-from fl_audit.federation.apps.loss import loss_of, one_logit
+from fl_audit.federation.apps.loss import NO_CLASSES, loss_of, one_logit
 from fl_audit.federation.witness import Witness
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -17,6 +17,7 @@ IMAGES = torch.rand(6, 1, 4, 4, generator=GENERATOR)
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
 HOT = functional.one_hot(LABELS, 3).float()
 YES = (LABELS > 0).float()
+MANY = (HOT + HOT.roll(1, 1)).clamp(max=1)
 WEIGHT = torch.tensor([0.5, 1.0, 2.0])
 
 
@@ -42,6 +43,9 @@ def seen(loss: Callable[[Tensor], Tensor], *last: nn.Module, outputs: int = 3) -
             lambda x: functional.cross_entropy(x, LABELS, reduction="none").sum(),
             "cross-entropy(reduction='sum')",
         ),
+        (lambda x: functional.cross_entropy(x, LABELS, reduction="sum") / 6, "cross-entropy"),
+        (lambda x: functional.cross_entropy(x, LABELS) * 6, "cross-entropy(reduction='sum')"),
+        (lambda x: functional.mse_loss(x, HOT, reduction="sum") / 18, "squared-error"),
         (nn.CrossEntropyLoss(label_smoothing=0.1), "cross-entropy(label_smoothing=0.1)"),
         (nn.CrossEntropyLoss(weight=WEIGHT), "cross-entropy(weight=[0.5, 1.0, 2.0])"),
         (lambda x: functional.cross_entropy(x, HOT), "cross-entropy"),
@@ -119,6 +123,24 @@ def test_one_output_for_two_classes_is_cross_entropy_over_two_logits(
     assert torch.equal(calls[0].labels, YES.long())
 
 
-def test_an_image_as_target_is_no_label() -> None:
-    calls = seen(lambda x: functional.mse_loss(x, IMAGES.flatten(1)), outputs=16)
+@pytest.mark.parametrize(
+    ("loss", "outputs"),
+    [
+        (lambda x: functional.mse_loss(x, IMAGES.flatten(1)), 16),
+        (lambda x: functional.mse_loss(x[:, 0], LABELS.float()), 1),
+        (lambda x: functional.l1_loss(x[:, 0], LABELS.float()), 1),
+        (lambda x: functional.smooth_l1_loss(x[:, 0], LABELS.float()), 1),
+        (lambda x: functional.huber_loss(x, LABELS.float()[:, None]), 1),
+        (lambda x: functional.binary_cross_entropy_with_logits(x, MANY), 3),
+        (lambda x: functional.cross_entropy(x.view(6, 3, 2), torch.ones(6, 2).long()), 6),
+    ],
+)
+def test_targets_that_are_not_one_class_for_each_image_are_no_labels(
+    loss: Callable[[Tensor], Tensor], outputs: int
+) -> None:
+    calls = seen(loss, outputs=outputs)
     assert calls[0].labels is None
+    text = loss_of(calls)
+    assert text is not None
+    assert text.endswith(NO_CLASSES)
+    assert known_loss(text) is None

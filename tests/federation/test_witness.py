@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fl_audit.core.types import GroundTruth
+from fl_audit.federation.apps.loss import loss_of
 from fl_audit.federation.witness import Witness
 from tests.federation.witness_cases import IMAGES, LABELS, network, sgd, step
 
@@ -229,3 +231,50 @@ def test_no_step_and_no_labels_are_said_so() -> None:
     with Witness() as seen:
         step(model, sgd(model), slice(0, 4), model(IMAGES[:4]).square().mean())
     assert "no loss with a target" in str(seen.truth())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_checkpointing_computes_once_more_in_backward_is_no_image(reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, 3, 1)
+            self.block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+            self.head = nn.Linear(48, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = checkpoint(self.block, self.stem(x), use_reentrant=reentrant)
+            logits: Tensor = self.head(y.flatten(1))
+            return logits
+
+    torch.manual_seed(1)
+    model = Checkpointed()
+    with Witness() as witness:
+        functional_loss(model)
+    truth = witness.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:8])
+    assert truth.training.local_steps == 2
+    assert loss_of(witness.steps[0].calls) == "cross-entropy"
+
+
+def test_gradients_that_a_client_collects_itself_are_of_one_step() -> None:
+    """DP-SGD by hand: each example's gradient is taken away before the next one's is computed."""
+    model = network()
+    optimizer = sgd(model)
+    with Witness() as witness:
+        total = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        for row in range(4):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(IMAGES[row : row + 1]), LABELS[row : row + 1])
+            torch.autograd.backward(loss)
+            for kept, parameter in zip(total, model.parameters(), strict=True):
+                assert parameter.grad is not None
+                kept += parameter.grad.clamp(-1, 1)
+        for kept, parameter in zip(total, model.parameters(), strict=True):
+            parameter.grad = kept / 4
+        optimizer.step()
+    truth = witness.truth()
+    assert isinstance(truth, GroundTruth)
+    assert torch.equal(truth.images, IMAGES[:4])
+    assert truth.training.local_steps == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import write_tensors
 from fl_audit.models.app_model import AppModel, Recipe
 
@@ -34,6 +35,11 @@ class Net(nn.Module):
 
 def half():
     return Net("plain").half()
+
+
+class WithAge(Net):
+    def forward(self, x, age):
+        return super().forward(x) + age
 """
 
 
@@ -48,6 +54,12 @@ def app(tmp_path: Path) -> Path:
 def build(app: Path, classes: int, values: Path | None = None, **recipe: Any) -> torch.nn.Module:
     spec = Recipe(target="task_of_an_app:Net", **recipe)
     return AppModel(folder=app, recipe=spec, values=values).build((1, 8, 8), classes)
+
+
+def test_a_model_that_takes_more_than_images_is_said_to(app: Path) -> None:
+    spec = Recipe(target="task_of_an_app:WithAge", args=["plain"])
+    with pytest.raises(ConfigError, match="with images alone: .*'age'.*--model module:function"):
+        AppModel(folder=app, recipe=spec).build((1, 8, 8), 4)
 
 
 @pytest.mark.parametrize(("returns", "output"), [("tuple", 1), ("dict", "logits"), ("plain", None)])

@@ -61,6 +61,21 @@ def test_no_leak_but_not_shown_to_be_safe(findings: list[Finding], words: str) -
     assert text.endswith("not shown to be safe.")
 
 
+def test_where_the_training_is_not_known_in_full_nothing_recognised_is_not_shown_to_be_safe() -> None:
+    for ssim, kind in ((0.1, "not-shown"), (0.9, "leaks")):  # what leaks, leaks all the same
+        whole = summarise(
+            [*control(0.9, 0.9, 0.9), *lines("dp", ssim, ssim)],
+            facts(doubt="client 0 trained in another way"),
+            [defense("dp")],
+        )
+        found = judge_defense(whole.defenses[0], whole)
+        assert found.kind == kind
+        assert ("the clients train in a way that the audit does not know in full" in found.text) == (
+            ssim < 0.5
+        )
+        assert "Client 0 trained in another way." in caveats(whole)
+
+
 def test_all_failed_is_never_safe() -> None:
     kind, text = verdict([*control(0.9), failure("dp"), failure("dp", client=1)])
     assert kind == "not-shown"

@@ -8,15 +8,19 @@ import pytest
 import torch
 
 from fl_audit.cli._seconds import seconds
+from fl_audit.core.captures import read_truth, write_truth
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import read_json
 from fl_audit.core.progress import Progress
-from fl_audit.core.types import Reconstruction
+from fl_audit.core.types import CaptureKey, Reconstruction
+from fl_audit.reports.caveats import caveats
+from fl_audit.reports.schema import read_findings
 from fl_audit.run.attack_stage import attack_captures, places_for
 from fl_audit.run.folder import RunFolder
 from fl_audit.run.grade_stage import grade_run
 from fl_audit.run.jobs import batches, jobs
 from fl_audit.run.results import read_reconstruction, write_partial, write_reconstruction
+from fl_audit.run.shown import BEYOND, MOST
 from tests.e2e.conftest import audit, small
 
 CPU = torch.device("cpu")
@@ -126,3 +130,34 @@ def test_durations_are_read_as_people_type_them(text: str, value: float) -> None
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="60s"):
         seconds(text)
+
+
+def test_of_very_many_images_the_first_are_graded_and_drawn_and_the_rest_counted(folder: RunFolder) -> None:
+    config = folder.load_config()
+    job = next(job for job in jobs(folder, config) if job.key.defense == "none")
+    one = read_truth(folder.truth, job.key)
+    total, tried = MOST + 30, MOST + 20
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(total, *one.images.shape[1:], generator=generator)
+    numbers = torch.arange(total)
+    write_truth(
+        folder.truth, job.key, replace(one, images=images, labels=numbers % 2, steps=numbers, indices=numbers)
+    )
+    # Ten have no reconstruction: they are drawn after those that have one, if there is room.
+    write_reconstruction(job.folder, Reconstruction("done", images=images[10:].flip(0)))
+    for picture in job.folder.glob("*.png"):
+        picture.unlink()
+    summary = grade_run(folder, config, Progress())
+    lines = read_findings(folder.findings)
+    mine = [line for line in lines if CaptureKey(line.defense, line.round, line.client) == job.key]
+    assert len(mine) == total
+    graded = [line.image for line in mine if line.status == "graded"]
+    assert graded == list(range(10, 10 + MOST))
+    assert all(line.metrics["mse"] == 0 for line in mine if line.status == "graded")
+    assert {line.reason for line in mine if line.image is not None and line.image >= 10 + MOST} == {BEYOND}
+    assert len(list(job.folder.glob("*_ori.png"))) == len(list(job.folder.glob("*_rec.png"))) == MOST
+    assert [line.image for line in mine if line.original] == graded
+    kept = read_reconstruction(job.folder).images
+    assert kept is not None
+    assert len(kept) == tried
+    assert any(str(MOST) in text for text in caveats(summary))

@@ -8,6 +8,7 @@ from flwr.app import Array, RecordDict
 from torch import Tensor, nn
 
 from fl_audit.core.types import GroundTruth
+from fl_audit.federation._calls import is_real
 from fl_audit.federation.apps.watch import Watch, is_abandoned
 from fl_audit.federation.witness import Witness
 from fl_audit.strategies._content import named_arrays, read_arrays
@@ -60,11 +61,11 @@ class AppWitness(Witness):
         return self._watch.pixels(inputs)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if not is_abandoned():
+        if is_real() and not is_abandoned():
             super()._before(module, inputs)
 
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
-        if is_abandoned():
+        if not is_real() or is_abandoned():
             return
         known = len(self._open)
         super()._after(module, inputs, *rest)

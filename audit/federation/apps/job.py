@@ -86,11 +86,37 @@ class Problem(_Model):
     reason: str
 
 
+class ClientAccuracy(_Model):
+    """The accuracy that a client reported of the global model on its own test data.
+
+    Attributes:
+        key: of the metric, as the app calls it.
+        value: as it was told: a share, or in percent.
+        examples: how many it says it has; None: it says nothing.
+    """
+
+    key: str
+    value: float
+    examples: int | None = None
+
+
 class RoundAccuracy(_Model):
-    """Mean accuracy that the clients reported on their own test data, and each one's."""
+    """What the clients reported in one round, by client."""
 
     round: int
-    clients: dict[int, float] = {}
+    clients: dict[int, ClientAccuracy] = {}
+
+
+class ServerAccuracy(_Model):
+    """What the server's own evaluation of the global model gave.
+
+    Attributes:
+        key: of the metric, as the app calls it.
+        rounds: its value by round; 0: before the first.
+    """
+
+    key: str
+    rounds: dict[int, float]
 
 
 Where = Literal["import", "server", "wait", "process", "flower"]
@@ -146,6 +172,8 @@ class Seen(_Model):
         torch: whether any model of PyTorch was called.
         own: what the app does to protect updates by itself, as far as it was found.
         own_start: parameters that clients begin to train with values of their own.
+        half: whether models computed in half precision while they were trained.
+        uncompiled: whether a model was to be compiled in place and was not.
     """
 
     recipe: Recipe | None = None
@@ -158,6 +186,8 @@ class Seen(_Model):
     torch: bool = False
     own: list[Protection] = []
     own_start: list[str] = []
+    half: bool = False
+    uncompiled: bool = False
 
 
 class AppOutcome(Seen):
@@ -166,7 +196,8 @@ class AppOutcome(Seen):
     Attributes:
         failure: why the app stopped early; None if it ran to its end.
         rounds: rounds in which clients trained.
-        accuracy: by round.
+        accuracy: what clients reported, by round.
+        server_accuracy: of the server's own evaluation; None if that gave none.
         participation: how many times each client's update left it.
         failures: clients whose update was of no use.
         truth_missing: captures without truth.
@@ -182,6 +213,7 @@ class AppOutcome(Seen):
     failure: AppFailure | None = None
     rounds: list[int] = []
     accuracy: list[RoundAccuracy] = []
+    server_accuracy: ServerAccuracy | None = None
     participation: dict[int, int] = {}
     failures: list[Problem] = []
     truth_missing: list[Problem] = []

@@ -14,12 +14,6 @@ def living(wanted: Callable[[type], bool]) -> list[Any]:
     return [item for item in objects if type(item) in kinds]
 
 
-def module_of(kind: type) -> str:
-    """Where a type was defined; empty where it does not say, as some of C's."""
-    module = kind.__dict__.get("__module__")
-    return module if isinstance(module, str) else ""
-
-
 def not_the_mean() -> str | None:
     """Why the next global model of the app is not the weighted mean of a round's models; None if it is.
 

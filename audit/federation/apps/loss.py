@@ -22,6 +22,10 @@ CLOSE_IN_HALF = 0.02
 """The same for logits in half precision: bfloat16 rounds by 0.004."""
 
 
+NO_CLASSES = "of targets that are not one class for each image"
+"""How the words for a loss end whose targets are numbers, images, masks or several classes at once."""
+
+
 def one_logit(call: Call) -> OneLogit | None:
     """Whether the model has a single output for two classes, and of which kind."""
     loss, out = call.loss, call.logits
@@ -39,6 +43,8 @@ def loss_of(calls: Sequence[Call]) -> str | None:
     seen = calls[0].loss
     if seen is None:
         return _own(calls)
+    if seen.labels() is None:
+        return f"{seen.words} {NO_CLASSES}"
     texts = list(_texts(calls[0], seen))
     slopes, close = _slopes(calls), _close(calls)
     if not texts or slopes is None:
@@ -77,11 +83,12 @@ def _texts(call: Call, seen: SeenLoss) -> Iterator[str]:
     """What it can be, likeliest first."""
     told = dict(seen.settings)
     reduction = told.pop("reduction", "mean")
-    reductions = ("mean", "sum") if reduction == "none" else (reduction,)
+    # Sums are divided by hand and means multiplied: the scale of the slopes tells which it was in the end.
+    reductions = tuple(dict.fromkeys((*(() if reduction == "none" else (reduction,)), "mean", "sum")))
     weight = _listed(told.get("weight"))
     if seen.name in ("cross_entropy", "nll_loss"):
         smoothing = float(told.get("label_smoothing", 0.0))
-        for how in (*reductions, "batchmean") if weight and reduction == "none" else reductions:
+        for how in (*reductions, "batchmean") if weight else reductions:
             yield words_of(CROSS_ENTROPY, label_smoothing=smoothing, weight=weight, reduction=how)
     elif one_logit(call) is not None:
         more = _listed(told.get("pos_weight"))

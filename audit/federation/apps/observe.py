@@ -13,11 +13,12 @@ from torch import Tensor
 from fl_audit.core.captures import write_truth
 from fl_audit.core.files import write_json
 from fl_audit.core.types import CaptureKey, GroundTruth, TrainingDetails
-from fl_audit.federation.apps.job import AppJob, Problem, Protection, RoundAccuracy
+from fl_audit.federation.apps.accuracy import ReportedAccuracy
+from fl_audit.federation.apps.job import AppJob, Problem, Protection
 from fl_audit.federation.apps.live import not_the_mean
 from fl_audit.federation.apps.protections import of_strategies
 from fl_audit.federation.truth import take
-from fl_audit.strategies._content import read_scalars
+from fl_audit.federation.witness import UNSEEN
 from fl_audit.strategies._sent import Sent
 from fl_audit.strategies.recorder import Keep, Recorded, Recorder
 
@@ -42,6 +43,7 @@ class AppObserver:
         operator: asked for what the witness could not see.
         told_shape: ``(C, H, W)`` of the images that the operator gave.
         own: how the app protects its clients by itself, as far as it was found.
+        accuracy: what the app reports of its model.
     """
 
     operator: Operator | None = None
@@ -55,14 +57,9 @@ class AppObserver:
         self.training: TrainingDetails | None = None
         self.clients: Mapping[int, int] = {}
         self.own: list[Protection] = []
-        self._accuracy: dict[int, dict[int, float]] = {}
+        self.accuracy = ReportedAccuracy()
         self._took_part: set[tuple[int, int]] = set()
         self._root, self._report, self._fetch = truth, report, take
-
-    @property
-    def accuracy(self) -> list[RoundAccuracy]:
-        """By round, of the rounds in which clients told one."""
-        return [RoundAccuracy(round=number, clients=found) for number, found in self._accuracy.items()]
 
     def trained(self, grid: Grid, recorded: Sequence[Recorded]) -> None:
         """Note failures and participation, fetch and seal the truth of what was captured."""
@@ -78,6 +75,7 @@ class AppObserver:
         if number not in self.rounds:
             self.rounds.append(number)
             self.own += [found for found in of_strategies() if found not in self.own]  # alive in a round
+            self.accuracy.look()
             self._report(number)
         wanted = {
             item.node_id: item.key for item in recorded if (item.written or item.masked) and item.arrived
@@ -88,19 +86,16 @@ class AppObserver:
 
     def evaluated(self, replies: Sequence[Message]) -> None:
         """Keep each client's accuracy on its own test images, for the round that is being evaluated."""
-        if not self.rounds:
-            return
-        found = self._accuracy.setdefault(self.rounds[-1], {})
-        for reply in replies:
-            value = _accuracy(reply) if reply.has_content() else None
-            if value is not None:
-                found[self.clients.get(reply.metadata.src_node_id, -1)] = value
+        if self.rounds:
+            self.accuracy.replied(self.rounds[-1], self.clients, replies)
 
     def _seal(self, key: CaptureKey, truth: GroundTruth | str) -> None:
         if not isinstance(truth, str):
             self.training = self.training or truth.training
         elif self.operator is not None:
             truth = self._ask(key, self.operator)
+        if truth == UNSEEN:
+            truth = f"{truth}; its images and labels can be given: --truth module:function"
         if isinstance(truth, str):
             self.truth_missing.append(Problem(round=key.round, client=key.client, reason=truth))
             write_json(self._root / key.defense / f"{key.stem}.json", {"unavailable": truth})
@@ -217,11 +212,3 @@ class BudgetRecorder(Recorder):
             return False
         self._written += size
         return True
-
-
-def _accuracy(reply: Message) -> float | None:
-    scalars = read_scalars([*reply.content.metric_records.values(), *reply.content.config_records.values()])
-    for name, value in scalars.items():
-        if "acc" in name.lower() and isinstance(value, int | float) and 0 <= value <= 1:
-            return float(value)
-    return None

@@ -34,6 +34,8 @@ def seen_by(watch: Watch) -> Seen:
         torch=watch.called_model,
         own=watch.protections,
         own_start=watch.own_start,
+        half=watch.half,
+        uncompiled=watch.uncompiled,
     )
 
 
@@ -48,7 +50,8 @@ def together(parts: Sequence[Seen]) -> Seen:
     facts |= {"own_start": facts["own_start"] or []}
     if facts["recipe"] is not None:
         facts["recipe_missing"] = None
-    return Seen.model_validate(facts | {"torch": bool(facts["torch"])})
+    flags = {name: bool(facts[name]) for name in ("torch", "half", "uncompiled")}
+    return Seen.model_validate(facts | flags)
 
 
 def outcome_of(
@@ -76,6 +79,8 @@ def outcome_of(
     problem = None if seen.recipe is None else _problem(seen.recipe, job)
     if problem is not None:
         seen = seen.model_copy(update={"recipe": None, "recipe_missing": problem})
+    if seen.uncompiled:
+        said.append("Module.compile() is left out, so that models can be watched: clients train uncompiled")
     if recorder.left_out:
         left = recorder.left_out
         said.append(
@@ -94,7 +99,8 @@ def outcome_of(
         **dict(seen),
         failure=failure,
         rounds=observer.rounds,
-        accuracy=observer.accuracy,
+        accuracy=observer.accuracy.rounds(),
+        server_accuracy=observer.accuracy.server(),
         participation=dict(observer.participation),
         failures=observer.failures,
         truth_missing=observer.truth_missing,
@@ -127,10 +133,15 @@ def failure_of(where: Where, error: BaseException, folder: Path) -> AppFailure:
 
 
 def own_traceback(error: BaseException, folder: Path) -> str:
-    """The traceback from the first line in the app's ``folder`` on, without paths of this machine."""
+    """The traceback from the first line in the app's ``folder`` on, without paths of this machine.
+
+    Where no line is the app's, as where its module is not found, the error alone.
+    """
     here = str(folder)
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((place for place, frame in enumerate(frames) if frame.filename.startswith(here)), 0)
+    first = next(
+        (place for place, frame in enumerate(frames) if frame.filename.startswith(here)), len(frames)
+    )
     lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
     return "".join(lines).replace(f"{here}/", "").rstrip()
 

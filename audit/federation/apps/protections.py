@@ -19,11 +19,9 @@ from flwr.clientapp.mod import (
 )
 
 from fl_audit.federation.apps.job import Protection
-from fl_audit.federation.apps.live import living, module_of
+from fl_audit.federation.apps.live import living
 from fl_audit.strategies._content import short
-
-MOST = 8
-"""Settings of one protection that are listed."""
+from fl_audit.strategies.found import central, is_central, module_of, settings_of
 
 _HARMLESS = (arrays_size_mod, message_size_mod)
 _MASKS = (secagg_mod, secaggplus_mod)
@@ -32,8 +30,6 @@ _CLIPPING = {
     "adaptiveclipping_mod": "clips each update to a norm that adapts, at the client; the noise, if any, is "
     "the server's",
 }
-_STRATEGIES = ("DifferentialPrivacy", "DPFedAvg")
-"""How Flower's wrappers for central differential privacy begin."""
 
 
 def mods_of(app: ClientApp) -> list[Any]:
@@ -59,7 +55,7 @@ def of_mods(app: ClientApp) -> list[Protection]:
             detail = "secure aggregation: the server sees the sum of a round's updates and no single one"
             found.append(Protection(name="SecAgg+", kind="mod", detail=detail))
         elif isinstance(mod, LocalDpMod):
-            detail = f"clips each update and adds noise at the client; {_settings(mod)}"
+            detail = f"clips each update and adds noise at the client; {settings_of(mod)}"
             found.append(Protection(name="LocalDpMod", kind="mod", detail=detail))
         else:
             name = short(str(getattr(mod, "__name__", type(mod).__name__)), 60)
@@ -73,13 +69,8 @@ def of_mods(app: ClientApp) -> list[Protection]:
 def of_strategies() -> list[Protection]:
     """Flower's central differential privacy, while the server app runs."""
     return [
-        Protection(
-            name=type(strategy).__name__,
-            kind="strategy",
-            detail="the server adds noise to the mean: against those who see what it releases, not against "
-            f"the server itself; {_settings(strategy)}",
-        )
-        for strategy in living(_is_central)
+        Protection(name=found.name, kind="strategy", detail=found.detail)
+        for found in map(central, living(is_central))
     ]
 
 
@@ -110,19 +101,3 @@ def _chain(function: Callable[..., Any] | None) -> Iterator[Any]:
             return
         yield held["_mod"].cell_contents
         function = held["_ffn"].cell_contents
-
-
-def _is_central(kind: type) -> bool:
-    return any(
-        module_of(base).startswith("flwr.") and base.__name__.startswith(_STRATEGIES) for base in kind.__mro__
-    )
-
-
-def _settings(holder: Any) -> str:
-    """The numbers that an object was made with, e.g. ``clipping_norm = 1.0, epsilon = 5.0``."""
-    numbers = {
-        name: value
-        for name, value in vars(holder).items()
-        if not name.startswith("_") and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return ", ".join(f"{name} = {value:g}" for name, value in list(numbers.items())[:MOST]) or "no settings"

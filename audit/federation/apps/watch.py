@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
-from fl_audit.federation._calls import Call, images_in
+from fl_audit.federation._calls import Call, images_in, is_real
 from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.loss import loss_of, one_logit
@@ -71,6 +71,8 @@ class Watch:
         self.called: list[Norm] = []
         self.called_model = False
         self.protections: list[Protection] = []
+        self.half = False
+        self.uncompiled = False
         self._looked = False
         self.training = threading.Event()
         self._told_range, self._told_shape, self._told_model = input_range, image_shape, model
@@ -85,7 +87,13 @@ class Watch:
             after = module_hooks.register_module_forward_hook(self._after, always_call=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
+            stack.callback(setattr, nn.Module, "compile", nn.Module.compile)
+            nn.Module.compile = self._not_compiled  # type: ignore[method-assign]
             yield
+
+    def _not_compiled(self, *options: Any, **settings: Any) -> None:
+        """In place of compiling a module where it is, which would compile the hooks into it."""
+        self.uncompiled = True
 
     def losses(self) -> Losses:
         """A mode that tells the watch the labels of evaluated images; for one thread."""
@@ -125,6 +133,8 @@ class Watch:
     def learn(self, calls: Sequence[Call]) -> None:
         """Take architecture, loss and classes from the calls of the model in one step of training."""
         call = calls[0]
+        kinds = {out.values.dtype for out in call.outputs if out.values is not None}
+        self.half = self.half or bool(kinds & {torch.float16, torch.bfloat16})
         if self.loss is None:
             self.loss = loss_of(calls)
         if self.classes is None:
@@ -186,7 +196,7 @@ class Watch:
         return (torch.cat(images)[:HELD_OUT], torch.cat(labels)[:HELD_OUT]) if images else None
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if is_abandoned():
+        if not is_real() or is_abandoned():
             return
         depth = getattr(self._place, "depth", 0)
         self._place.depth = depth + 1
@@ -201,7 +211,7 @@ class Watch:
             self._evaluated(module, inputs)
 
     def _after(self, module: nn.Module, inputs: Any, *rest: Any) -> None:
-        if not is_abandoned():
+        if is_real() and not is_abandoned():
             self._place.depth = getattr(self._place, "depth", 1) - 1
 
     def _evaluated(self, module: nn.Module, inputs: Any) -> None:
