@@ -8,19 +8,19 @@ from torch import Tensor
 
 from fl_audit.semsim import CARD, NAME, packaged
 
-THRESHOLD = 0.7
+THRESHOLD = 0.8
 """Probability from which an image can count as recognisable.
 
-On held-out oracle labels 0.5 misses 6% of the recognisable pairs and calls 6% of the others recognised; 0.7
-misses 12% and calls 3%, 0.9 misses 35% and calls 2%. Of the judged pairs 0.7 misses 9 of 84 with 4 false
+On held-out oracle labels 0.5 misses 5% of the recognisable pairs and calls 6% of the others recognised; 0.8
+misses 18% and calls 3%, 0.9 misses 31% and calls 2%. Of the judged pairs 0.8 misses 15 of 84 with 2 false
 alarms among 162, see the model card. Where images resemble each other the probability is too high, and the
-guesses decide.
+guesses decide; but blotches left of a grey face under `dp`, which nobody would recognise, got 0.76.
 """
 GUESS_PERCENTILE = 0.95
 
 
 class RecognisabilityRule:
-    """Recognisable if SemSim's calibrated probability is at least 0.7, and above what 95% of guesses reach.
+    """Recognisable if SemSim's calibrated probability is at least 0.8, and above what 95% of guesses reach.
 
     The probability is a logistic function of the distance, fitted on held-out pairs that the labels' source
     judged; both travel in the header of the weights.
@@ -29,7 +29,7 @@ class RecognisabilityRule:
 
     Args:
         guesses: SemSim distances of the negative control's guesses, ``(M,)``, NaN where unscored. Where none
-            is scored, 0.7 alone decides.
+            is scored, 0.8 alone decides.
     """
 
     name: ClassVar[str] = NAME
@@ -40,7 +40,7 @@ class RecognisabilityRule:
 
     @property
     def threshold(self) -> float:
-        """The least probability that counts as recognisable: 0.7, or the next above the guesses' level."""
+        """The least probability that counts as recognisable: 0.8, or the next above the guesses' level."""
         return max(THRESHOLD, self._level)
 
     @property
