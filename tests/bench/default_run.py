@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -32,9 +33,11 @@ def main() -> None:
 
 def tree(pid: int) -> list[int]:
     """``pid`` and all its descendants."""
+    children: list[str] = []
     try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())  # any of them may have started a process
-        children = " ".join((thread / "children").read_text() for thread in threads).split()
+        for thread in Path(f"/proc/{pid}/task").iterdir():  # any of them may have started a process
+            with suppress(OSError):  # a thread may end while it is looked at
+                children += (thread / "children").read_text().split()
     except OSError:
         return []
     return [pid, *(inner for child in children for inner in tree(int(child)))]
