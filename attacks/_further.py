@@ -77,13 +77,8 @@ def go_on(
             if not places or clock.over() or clock.left() < WORTH * seconds * len(places) * 2**number:
                 continue
             part = clock.part(1.0 if descent is anew else len(again) / len(hopeful))
-            begun = [
-                replace(problems[p], labels=best[p].labels, found=best[p].images, clock=part) for p in places
-            ]
-            try:
-                made = descent._reconstruct_all(begun)
-            except KeyboardInterrupt:
-                clock.interrupt()
+            made = _made(descent, problems, best, places, part)
+            if made is None:
                 return best
             for place, result in zip(places, made, strict=True):
                 paid = result.objective < (1 - PAYS) * best[place].objective
@@ -121,11 +116,8 @@ def polish(
     part = Clock(max(spare, 1e-9), clock)
     changes = {"pooled": max(1.0, POLISH * attack.pooled), "step_size": POLISH_STEP}
     finest = _Resumed.model_construct(**attack.model_dump() | changes)
-    begun = [replace(problems[p], labels=best[p].labels, found=best[p].images, clock=part) for p in places]
-    try:
-        made = finest._reconstruct_all(begun)
-    except KeyboardInterrupt:
-        clock.interrupt()
+    made = _made(finest, problems, best, places, part)
+    if made is None:
         return best
     for place, result in zip(places, made, strict=True):
         problem, one = problems[place], best[place]
@@ -133,6 +125,22 @@ def polish(
             best[place] = replace(result, labels_inferred=one.labels_inferred, notes=one.notes)
         best[place] = replace(best[place], iterations=one.iterations + result.iterations)
     return best
+
+
+def _made(
+    descent: InvertingGradients,
+    problems: Sequence[Problem],
+    best: Sequence[Reconstruction],
+    places: Sequence[int],
+    clock: Clock,
+) -> list[Reconstruction] | None:
+    """What a descent makes of some of the problems, told the best so far; None after Ctrl-C."""
+    begun = [replace(problems[p], labels=best[p].labels, found=best[p].images, clock=clock) for p in places]
+    try:
+        return descent._reconstruct_all(begun)
+    except KeyboardInterrupt:
+        clock.interrupt()
+        return None
 
 
 def _misfit(problem: Problem, result: Reconstruction) -> float:
