@@ -7,24 +7,20 @@ matched at once; each finding is its client's, and those of clients that are not
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fl_audit.core.captures import NoImages, read_update
 from fl_audit.core.errors import CaptureError
-from fl_audit.core.images import write_png
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import CaptureKey, Reconstruction
 from fl_audit.metrics import Context, Metric, RecognisabilityRule, Scores, match
 from fl_audit.reports.schema import (
     Finding,
     RunFacts,
-    Status,
     Summary,
-    rounded,
     write_findings,
     write_summary,
 )
@@ -35,37 +31,13 @@ from fl_audit.run.context import ContextReader
 from fl_audit.run.facts import guess_facts, read_scene, run_facts
 from fl_audit.run.folder import CONTROL, RunFolder, slugs
 from fl_audit.run.jobs import Job, jobs
+from fl_audit.run.lines import NO_PARTNER, Graded, findings_of
 from fl_audit.run.negative import negative_control
-from fl_audit.run.originals import Originals, aggregate_of, looked_at, originals
+from fl_audit.run.originals import aggregate_of, looked_at, originals
 from fl_audit.run.record import defense_facts
 from fl_audit.run.results import read_reconstruction
 from fl_audit.run.sets import SetCollector
-from fl_audit.run.shown import BEYOND, MOST, RULE, Shown, shown
-
-NO_PARTNER = "the attack returned fewer images than were trained on"
-
-
-@dataclass(frozen=True)
-class _Graded:
-    """One attack on one capture, scored but not judged yet."""
-
-    job: Job
-    truth: Originals | None
-    result: Reconstruction
-    shown: Shown
-    scores: dict[str, Scores]
-    client_failed: bool
-    reason: str | None
-    empty: bool = False
-    aggregate_of: int | None = None
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What the rule says of one image."""
-
-    probability: float
-    recognisable: bool
+from fl_audit.run.shown import MOST, RULE, shown
 
 
 def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summary:
@@ -84,7 +56,7 @@ def grade_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Summa
         graded = _grade(folder, job, units, contexts)
         limited = limited or len(graded.shown.drawn) > MOST
         clients = looked_at(folder, job.key, config)
-        lines = _findings(folder, graded, units, rule, clients)
+        lines = findings_of(folder, graded, units, rule, clients)
         findings.extend(line for line in lines if line.client in clients)
         if graded.truth is not None and graded.result.images is not None and graded.scores:
             paired = graded.shown.partner >= 0
@@ -124,7 +96,7 @@ def _without_unmeasured(facts: RunFacts, findings: Sequence[Finding]) -> RunFact
     return facts.model_copy(update={"metrics": declared})
 
 
-def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: ContextReader) -> _Graded:
+def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: ContextReader) -> Graded:
     truth, result, reason, empty = None, Reconstruction("failed"), None, False
     try:
         result = read_reconstruction(job.folder)
@@ -153,7 +125,7 @@ def _grade(folder: RunFolder, job: Job, units: Mapping[str, Metric], contexts: C
             scores = _scores(truth.images, result.images, chosen.partner, units, context)
     client_failed = reason is not None and _client_failed(folder, job.key)
     together = aggregate_of(folder, job.key)
-    return _Graded(job, truth, result, chosen, scores, client_failed, reason, empty, together)
+    return Graded(job, truth, result, chosen, scores, client_failed, reason, empty, together)
 
 
 def _scores(
@@ -181,122 +153,3 @@ def _client_failed(folder: RunFolder, key: CaptureKey) -> bool:
         return read_update(folder.captures, key).error is not None
     except CaptureError:
         return False
-
-
-def _findings(
-    folder: RunFolder,
-    graded: _Graded,
-    units: Mapping[str, Metric],
-    rule: RecognisabilityRule,
-    clients: Sequence[int],
-) -> Iterator[Finding]:
-    """One line per original; one line without an image for each client whose truth there is not.
-
-    An update that is known to be made of no image has no line: nothing could leak, and nothing failed.
-    """
-    if graded.empty:
-        return
-    count = 0 if graded.truth is None else len(graded.truth)
-    for client, why in _without_truth(folder, graded, clients).items():
-        status: Status | None = "unscored" if graded.result.status == "done" else None
-        yield _line(replace(graded, reason=graded.reason or why), client, None, units, status, None)
-    if graded.truth is None:
-        return
-    verdicts: list[_Verdict | None] = [None] * count
-    if graded.scores:
-        values = {name: scores.values for name, scores in graded.scores.items()}
-        both = zip(rule.probability(values).tolist(), rule.judge(values).tolist(), strict=True)
-        verdicts = [_Verdict(probability, recognisable) for probability, recognisable in both]
-    for image in range(count):
-        left_out = bool(graded.shown.beyond[image])
-        one = replace(graded, reason=graded.reason or BEYOND) if left_out else graded
-        forced: Status | None = "unscored" if left_out else None
-        line = _line(one, graded.truth.clients[image], image, units, forced, verdicts[image])
-        if bool(graded.shown.drawn[image]):
-            line = line.model_copy(update=_pictures(folder, graded, image, line.status))
-        yield line
-
-
-def _without_truth(folder: RunFolder, graded: _Graded, clients: Sequence[int]) -> dict[int, str]:
-    """Those of ``clients`` whose images are not known, and why."""
-    if graded.truth is not None:
-        return {client: folder.relative(why) for client, why in graded.truth.missing.items()}
-    return dict.fromkeys(clients, graded.reason or "no ground truth to grade against")
-
-
-def _line(
-    graded: _Graded,
-    client: int,
-    image: int | None,
-    units: Mapping[str, Metric],
-    status: Status | None,
-    verdict: _Verdict | None,
-) -> Finding:
-    truth, result = graded.truth, graded.result
-    row = -1 if image is None or not len(graded.shown.partner) else int(graded.shown.partner[image])
-    per_image = [name for name, unit in units.items() if unit.per_image]
-    values: dict[str, float | None] = dict.fromkeys(per_image)
-    reason = graded.reason
-    unmeasured = dict.fromkeys(per_image, reason or NO_PARTNER)
-    if image is not None and graded.scores:
-        values = {name: _number(scores.values[image]) for name, scores in graded.scores.items()}
-        why = {name: scores.reasons[image] for name, scores in graded.scores.items()}
-        unmeasured = {name: why[name] or "not a number" for name in per_image if values[name] is None}
-        reason = reason or ((result.unattempted or NO_PARTNER) if row < 0 else None)
-    if status is None:
-        if reason is not None:
-            tried = result.unattempted is None
-            status = (
-                "client-failed" if graded.client_failed else "attack-failed" if tried else "not-attempted"
-            )
-        elif values[RecognisabilityRule.metric] is None:
-            status, reason = "unscored", unmeasured[RecognisabilityRule.metric]
-        else:
-            status = "graded"
-    inferred = None if result.labels is None or not 0 <= row < len(result.labels) else int(result.labels[row])
-    judged = verdict if status == "graded" else None
-    training = None if truth is None else truth.trainings.get(client)
-    facts = result.facts()
-    return Finding(
-        defense=graded.job.key.defense,
-        round=graded.job.key.round,
-        client=client,
-        image=None if truth is None or image is None else truth.places[image],
-        aggregate_of=graded.aggregate_of,
-        attack=graded.job.spec,
-        status=status,
-        reason=reason,
-        label=None if truth is None or image is None else int(truth.labels[image]),
-        label_inferred=inferred,
-        train_mode=None if training is None else training.train_mode,
-        batch_size=None if training is None else training.batch_size,
-        local_steps=None if training is None else training.local_steps,
-        metrics=values,
-        unmeasured=unmeasured,
-        p_recognisable=rounded(judged.probability) if judged else None,
-        recognisable=judged.recognisable if judged else None,
-        objective=facts["objective"],
-        iterations=facts["iterations"],
-        notes=facts["notes"],
-    )
-
-
-def _pictures(folder: RunFolder, graded: _Graded, image: int, status: Status) -> dict[str, str]:
-    """Write original and reconstruction as PNG; their paths, relative to the run folder."""
-    place = graded.job.folder
-    pictures = {}
-    if graded.truth is not None:
-        pictures["original"] = (place / f"{image}_ori.png", graded.truth.images[image])
-    if status == "graded" and graded.result.images is not None:
-        pictures["reconstruction"] = (
-            place / f"{image}_rec.png",
-            graded.result.images[int(graded.shown.partner[image])],
-        )
-    for path, pixels in pictures.values():
-        write_png(path, pixels)
-    return {name: path.relative_to(folder.root).as_posix() for name, (path, _) in pictures.items()}
-
-
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return rounded(number) if math.isfinite(number) else None

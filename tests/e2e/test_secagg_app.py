@@ -15,9 +15,10 @@ from fl_audit.core.progress import Progress
 from fl_audit.core.types import EVERYONE, CaptureKey
 from fl_audit.reports.schema import read_findings, read_summary
 from fl_audit.run.folder import RunFolder
-from fl_audit.run.grade_stage import NO_PARTNER, grade_run
+from fl_audit.run.grade_stage import grade_run
 from fl_audit.run.grants import read_knowledge
 from fl_audit.run.jobs import jobs
+from fl_audit.run.lines import NO_PARTNER
 from fl_audit.run.results import read_reconstruction, write_reconstruction
 
 APP = Path(__file__).resolve().parents[1] / "apps" / "secagg"
