@@ -1,7 +1,7 @@
 """Shards of real reconstructions: where each came from, and all of them but some."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -56,12 +56,8 @@ def values(shards: Sequence[Shard], fact: Fact) -> list[str]:
 
 def together(parts: Sequence[Reconstructions]) -> Reconstructions:
     """Several as one."""
-    return Reconstructions(
-        torch.cat([part.original for part in parts]),
-        torch.cat([part.victim for part in parts]),
-        torch.cat([part.reconstruction for part in parts]),
-        torch.cat([part.kept for part in parts]),
-    )
+    names = [field.name for field in fields(Reconstructions)]
+    return Reconstructions(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def _read(path: Path) -> Shard:
@@ -74,7 +70,7 @@ def _read(path: Path) -> Shard:
             f"{path}: does not say its {', '.join(lacking)}; make it anew with "
             "examples/semsim_reconstructions.py"
         )
-    whole = Reconstructions(*(tensors[name] for name in ("original", "victim", "reconstruction", "kept")))
+    whole = Reconstructions.of(tensors)
     held = _held(whole.original)
     return Shard(
         {fact: header[fact] for fact in FACTS},

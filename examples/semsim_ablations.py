@@ -5,7 +5,7 @@
 
 DIR holds cifar10-jpeg.zip and caltech101-64.zip. Each row trains a network from scratch for as many steps, on
 the pairs of the recipe's last stage, and prints how far its distance follows the held-out labels of the
-recognisability oracle (a formula, not people). 400 steps are far from the packaged weights: compare rows with
+recognisability oracle (not people). 400 steps are far from the packaged weights: compare rows with
 one another, not with the model card.
 
 - annotations: no more than so many labelled pairs, trained on as ``fl-audit semsim train`` does on people's

@@ -10,9 +10,9 @@ gradients (cosine distance, total variation, signed Adam) or of deep leakage (sq
 what it has after 15, 40, 100 ... iterations. It differs from ``fl-audit attack`` in that each problem's
 gradient comes from per-image outer products, so that different clients share one batch. Each shard holds
 uint8 ``(N, 3, 32, 32)``: ``original``, ``victim`` (what the client trained on: the original after its own
-transformation) and ``reconstruction``, and ``kept``: how much of the original is left in the victim. Its
-header says where it came from: ``architecture``, ``attack``, ``state`` and ``data_set``, so that one of them
-can be left out of a training (examples/semsim_ablations.py).
+transformation) and ``reconstruction``, ``kept``: how much of the original is left in the victim, and
+``visible``: the share of it in the frame. Its header says where it came from: ``architecture``, ``attack``,
+``state`` and ``data_set``, so that one of them can be left out of a training (examples/semsim_ablations.py).
 """
 
 import argparse
@@ -29,9 +29,9 @@ from torch.nn.functional import cross_entropy, unfold
 from fl_audit.core.files import write_tensors
 from fl_audit.core.seeding import seeded_globals, torch_generator
 from fl_audit.models import models
-from fl_audit.semsim.oracle import transform_grade
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.recipe import picture_sets
+from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.transforms import random_transform
 
 SNAPSHOTS = (8, 15, 40, 100, 200)
@@ -131,7 +131,8 @@ def invert(
         for name, images in (("original", originals), ("victim", victims), ("reconstruction", snapshot)):
             found[name].append((images * 255).round().to(torch.uint8))
     shard = {name: torch.cat(parts) for name, parts in found.items()}
-    return shard | {"kept": kept.repeat(len(shard["original"]) // problems)}
+    stages = len(shard["original"]) // problems
+    return shard | {"kept": kept.repeat(stages), "visible": transformed.visible.repeat(stages)}
 
 
 def build(setting: Setting, pictures: Pictures, generator: torch.Generator) -> nn.Module:

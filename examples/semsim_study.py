@@ -13,7 +13,7 @@ with labels known (threat level C).
 DIR holds cifar10-jpeg.zip and caltech101-64.zip; attacked are pictures that the packaged SemSim was not
 trained on. **Labels**: no people were asked. Unless ``--labels FILE`` has people's answers on the pairs (the
 formats of ``fl-audit metrics --labels``; pairs are called as in STUDY/labels.json), they are those of the
-recognisability oracle, a formula that SemSim was trained on: read its agreement with care.
+recognisability oracle, which SemSim was trained on: read its agreement with care.
 
 STUDY gets pairs/ (pictures), victims/ (what clients trained on), settings/ (scores), study.json (everything),
 study.md (tables), study.png (all pictures), study.html (the page of ``fl-audit metrics``) and labels.json

@@ -8,19 +8,19 @@ from torch import Tensor
 
 from fl_audit.semsim import CARD, NAME, packaged
 
-THRESHOLD = 0.8
+THRESHOLD = 0.6
 """Probability from which an image can count as recognisable.
 
-On held-out oracle labels 0.5 misses 5% of the recognisable pairs and calls 6% of the others recognised; 0.8
-misses 18% and calls 3%, 0.9 misses 31% and calls 2%. Of the judged pairs 0.8 misses 15 of 84 with 2 false
-alarms among 162, see the model card. Where images resemble each other the probability is too high, and the
-guesses decide; but blotches left of a grey face under `dp`, which nobody would recognise, got 0.76.
+Chosen on 1,168 real reconstructions that a vision-language model judged and nothing was trained on: of the 76
+that it recognised 0.6 misses 26 (0.5: 11, 0.8: 57), and of the 842 in which it saw next to nothing 0.6 calls 5
+recognised (0.5: 13, 0.8: 1). At 0.5 blotches left of a grey face under `dp`, which nobody would recognise,
+count (0.51). Where images resemble each other the probability is too high, and the guesses decide.
 """
 GUESS_PERCENTILE = 0.95
 
 
 class RecognisabilityRule:
-    """Recognisable if SemSim's calibrated probability is at least 0.8, and above what 95% of guesses reach.
+    """Recognisable if SemSim's calibrated probability is at least 0.6, and above what 95% of guesses reach.
 
     The probability is a logistic function of the distance, fitted on held-out pairs that the labels' source
     judged; both travel in the header of the weights.
@@ -29,7 +29,7 @@ class RecognisabilityRule:
 
     Args:
         guesses: SemSim distances of the negative control's guesses, ``(M,)``, NaN where unscored. Where none
-            is scored, 0.8 alone decides.
+            is scored, 0.6 alone decides.
     """
 
     name: ClassVar[str] = NAME
@@ -40,7 +40,7 @@ class RecognisabilityRule:
 
     @property
     def threshold(self) -> float:
-        """The least probability that counts as recognisable: 0.8, or the next above the guesses' level."""
+        """The least probability that counts as recognisable: 0.6, or the next above the guesses' level."""
         return max(THRESHOLD, self._level)
 
     @property
@@ -50,9 +50,9 @@ class RecognisabilityRule:
             f"Recognisable means a probability of at least {THRESHOLD} that a person would recognise the "
             "original, read off the SemSim distance by a calibration on held-out labels, and above the "
             f"{GUESS_PERCENTILE:.0%} quantile of what guesses reach (negative control); here from "
-            f"{self.threshold:.3f} up. The labels of the packaged weights come from a formula (a "
-            f"recognisability oracle), not from people. Weights {self.name}, SHA-256 {packaged().sha256}; "
-            f"model card: {CARD} in the package."
+            f"{self.threshold:.3f} up. The labels of the packaged weights come from a vision-"
+            "language model and an oracle fitted to its answers, not from people. Weights "
+            f"{self.name}, SHA-256 {packaged().sha256}; model card: {CARD} in the package."
         )
 
     def probability(self, scores: Mapping[str, Tensor]) -> Tensor:

@@ -1,133 +1,129 @@
-"""The recognisability oracle: labels for training where no person was asked. It is a formula, not people.
+"""The recognisability oracle: labels for training where nobody was asked. A small network, not people.
 
-Training makes its own pairs, so it knows what a metric never knows: the image that the client trained on (the
-*victim*), pixel for pixel in place under the reconstruction. How much of the victim's structure a
-reconstruction holds can then be computed: the lesser of its correlation in three bands of detail and of SSIM.
-How much of the original's structure the victim still holds, after the client's transformation, is measured
-with the geometry undone. The grade is the product of the two.
+It judges a pair by `evidence`, which knows the image that the client trained on, in place under the
+reconstruction. It was fitted to answers of a vision-language model that looked at pairs of training pictures
+(`judgements`), and gives the answer to expect for pairs that nobody looked at.
 """
 
+import functools
+from importlib.resources import files
+from pathlib import Path
+from typing import Self
+
 import torch
-from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from fl_audit.semsim.transforms import Transformed, luminance
+from fl_audit.core.errors import MissingWeightsError
+from fl_audit.core.seeding import seeded_globals
+from fl_audit.semsim.evidence import NAMES, evidence
+from fl_audit.semsim.structure import FAINT
 
-BAND_WEIGHTS = (0.3, 0.45, 0.25)
-"""How much structure of 2 to 4, 4 to 8 and 8 to 16 pixels a period counts: an object in 32 pixels is told by
-its parts, which are four to eight pixels wide."""
-FAINT = 0.03
-"""Standard deviation, in [0, 1], under which structure is too faint to be seen for certain."""
-UNRECOGNISABLE, RECOGNISABLE = 0.2, 0.5
-"""Grades at or under the first are labelled 0, at or over the second 1, between them 0.5."""
+UNRECOGNISABLE, RECOGNISABLE = 0.375, 0.625
+"""Grades at or under the first are labelled 0, at or over the second 1, between them 0.5: half way between
+the answers 1 (hardly anything), 2 (partly) and 3 (recognisable, though degraded), each divided by 4."""
+ANSWERS = 4
+"""The greatest answer: clearly recognisable as the same content. The least is 0."""
 
-_WINDOW, _SIGMA = 11, 1.5
-_LEAST = 0.2
-"""Weight of visible bands under which an original is too flat to be recognised whatever was kept of it."""
+PATH = Path(str(files("fl_audit.semsim").joinpath("weights", "oracle.safetensors")))
+"""Of the fitted oracle that comes with the package."""
+
+_MEMBERS, _WIDTH = 4, 24
+_CLAMP = 4.0
 
 
-def grade(victims: Tensor, reconstructions: Tensor) -> Tensor:
-    """How much of the victims' structure the reconstructions hold, ``(N,)`` in [0, 1].
+class Oracle(nn.Module):
+    """Small networks on standardised evidence; each says how likely an answer above 0, 1, 2 and 3 is."""
 
-    Args:
-        victims: float32 ``(N, 3, 32, 32)`` in [0, 1], what the client trained on.
-        reconstructions: the same shape, in place.
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(NAMES)))
+        self.register_buffer("spread", torch.ones(len(NAMES)))
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(len(NAMES), _WIDTH),
+                nn.GELU(),
+                nn.Dropout(0.1),
+                nn.Linear(_WIDTH, _WIDTH),
+                nn.GELU(),
+                nn.Dropout(0.1),
+                nn.Linear(_WIDTH, ANSWERS),
+            )
+            for _ in range(_MEMBERS)
+        )
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Log-odds of answers above 0, 1, 2, 3 from each member, ``(members, N, 4)``."""
+        inputs = ((numbers - self.mean) / self.spread).clamp(-_CLAMP, _CLAMP)
+        return torch.stack([member(inputs) for member in self.members])
+
+    @torch.no_grad()
+    def grade(self, numbers: Tensor) -> Tensor:
+        """The answer to expect, divided by 4, ``(N,)`` in [0, 1], from evidence ``(N, len(NAMES))``."""
+        grades: Tensor = self(numbers).sigmoid().mean((0, 2))
+        return grades
+
+    @classmethod
+    def fit(cls, numbers: Tensor, answers: Tensor, seed: int, steps: int = 6000) -> Self:
+        """Fit to answers in [0, 4], ``(N,)``; binary cross entropy at each of the four thresholds."""
+        with seeded_globals(seed, "torch"):
+            oracle = cls()
+            oracle.mean, oracle.spread = numbers.mean(0), numbers.std(0) + 1e-6
+            levels = torch.arange(ANSWERS) + 0.5
+            # The mean of two annotators may lie on a threshold: then it says nothing about it.
+            wanted = (answers[:, None] > levels).float() + 0.5 * (answers[:, None] == levels).float()
+            optimiser = torch.optim.AdamW(oracle.parameters(), lr=4e-3, weight_decay=0.3)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
+            for _ in range(steps):
+                rows = torch.randint(len(answers), (256,))
+                logits = oracle(numbers[rows])
+                loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted[rows].expand_as(logits))
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+        return oracle.eval().requires_grad_(False)
+
+
+def load(path: Path) -> Oracle:
+    """A fitted oracle.
+
+    Raises:
+        MissingWeightsError: the file is missing or not one of an oracle.
     """
-    structure = _ssim(victims, _even(victims, reconstructions)).clamp(min=0)
-    return torch.minimum(_band_agreement(victims, reconstructions), structure)
+    fitted = Oracle()
+    try:
+        fitted.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise MissingWeightsError(
+            f"{path} is not an oracle that python -m fl_audit.semsim.judgements wrote: {reason}"
+        ) from error
+    return fitted.eval().requires_grad_(False)
 
 
-def transform_grade(transformed: Transformed) -> Tensor:
-    """How much of the original is left after the client's transformation, ``(N,)`` in [0, 1].
+@functools.lru_cache(maxsize=1)
+def packaged() -> Oracle:
+    """The oracle that comes with the package."""
+    return load(PATH)
 
-    Half of the area in the frame is enough; inverted structure counts like upright one.
+
+def grade(
+    originals: Tensor, victims: Tensor, reconstructions: Tensor, visible: Tensor, kept: Tensor
+) -> Tensor:
+    """How recognisable the originals are in the reconstructions, ``(N,)`` in [0, 1]; see `evidence`.
+
+    An original of one colour shows nothing that could be recognised.
     """
-    kept = counted = torch.zeros(len(transformed.images))
-    for weight, own, theirs in zip(
-        BAND_WEIGHTS, _bands(transformed.moved), _bands(transformed.images), strict=True
-    ):
-        a, b = own.flatten(1).abs(), theirs.flatten(1).abs()
-        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-        edges = (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1)).sqrt().clamp(min=1e-6)
-        flat = own.flatten(1), theirs.flatten(1)
-        plain = (flat[0] * flat[1]).mean(1) / (
-            flat[0].square().mean(1) * flat[1].square().mean(1)
-        ).sqrt().clamp(min=1e-6)
-        share, visible = _seen(weight, flat[0].square().mean(1).sqrt(), flat[1].square().mean(1).sqrt())
-        kept = kept + share * torch.maximum(edges, plain.abs()).clamp(0, 1) * visible
-        counted = counted + share
-    kept = kept / counted.clamp(min=_LEAST)
-    kept = (kept / 0.7).clamp(max=1)
-    return kept * ((transformed.visible - 0.15) / 0.4).clamp(0, 1)
+    grades = packaged().grade(evidence(originals, victims, reconstructions, visible, kept))
+    contrast = originals.flatten(2).std(2).amax(1)
+    return grades * (contrast / FAINT).clamp(max=1)
 
 
 def labels(grades: Tensor) -> Tensor:
     """Grades as a judge's answers: 0, 0.5 or 1."""
     return 0.5 * ((grades > UNRECOGNISABLE).float() + (grades >= RECOGNISABLE).float())
-
-
-def _even(victims: Tensor, reconstructions: Tensor) -> Tensor:
-    """The reconstructions with the victims' brightness, and a loss of contrast of up to a half undone.
-
-    Neither keeps a person from recognising an image. Too much contrast stays: it mostly is noise.
-    """
-    every = (1, 2, 3)
-    gain = victims.std(every, keepdim=True) / reconstructions.std(every, keepdim=True).clamp(min=1e-3)
-    centred = reconstructions - reconstructions.mean(every, keepdim=True)
-    return (centred * gain.clamp(1, 2) + victims.mean(every, keepdim=True)).clamp(0, 1)
-
-
-def _band_agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
-    """Correlation in each band, lowered where the structure is smoothed away or faint, ``(N,)`` in [0, 1]."""
-    seen = counted = torch.zeros(len(victims))
-    for weight, own, theirs in zip(BAND_WEIGHTS, _bands(victims), _bands(reconstructions), strict=True):
-        a, b = own.flatten(1), theirs.flatten(1)
-        covariance = (a * b).mean(1)
-        energy_a, energy_b = a.square().mean(1), b.square().mean(1)
-        correlation = (covariance / (energy_a * energy_b).sqrt().clamp(min=1e-5)).clamp(0, 1)
-        # What is smoothed away correlates with what was there, but is not there.
-        strength = (2 * (energy_b / energy_a.clamp(min=1e-6)).sqrt() * correlation).clamp(max=1)
-        share, visible = _seen(weight, energy_a.sqrt(), covariance.clamp(min=0).sqrt())
-        seen = seen + share * correlation * strength * visible
-        counted = counted + share
-    return seen / counted.clamp(min=_LEAST)
-
-
-def _seen(weight: float, own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """What a band counts, and how visible it is in the reconstruction, from standard deviations ``(N,)``.
-
-    A band in which the original itself shows next to nothing says little: few pixels enlarged have no detail
-    to lose.
-    """
-    enough = own.clamp(min=1e-6, max=FAINT)
-    return weight * enough / FAINT, (theirs / enough).clamp(max=1)
-
-
-def _ssim(victims: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean SSIM of the colour channels, 11x11 Gaussian windows (Wang et al. 2004, equation 13), ``(N,)``."""
-    x, y = victims, reconstructions
-    across, down = (_windows(side, x.dtype) for side in (x.shape[3], x.shape[2]))
-    mean_x, mean_y, square_x, square_y, product = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
-    var_x, var_y, both = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
-    light = (2 * mean_x * mean_y + 1e-4) / (mean_x.square() + mean_y.square() + 1e-4)
-    found: Tensor = (light * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).flatten(1).mean(1)
-    return found
-
-
-def _windows(side: int, dtype: torch.dtype) -> Tensor:
-    """Every place of the window along a side as the rows of a matrix ``(side - 10, side)``."""
-    offsets = torch.arange(side)[None] - torch.arange(side - _WINDOW + 1)[:, None] - _WINDOW // 2
-    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2) * (offsets.abs() <= _WINDOW // 2)
-    return (weights / weights.sum(1, keepdim=True)).to(dtype)
-
-
-def _bands(images: Tensor) -> tuple[Tensor, ...]:
-    """Differences of successive halvings of the luminance, from fine to coarse."""
-    level = luminance(images)
-    bands = []
-    for _ in BAND_WEIGHTS:
-        smaller = avg_pool2d(level, 2)
-        enlarged = interpolate(smaller, scale_factor=2, mode="bilinear", align_corners=False)
-        bands.append(level - enlarged)
-        level = smaller
-    return tuple(bands)

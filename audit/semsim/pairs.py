@@ -1,9 +1,9 @@
 """Graded pairs for training: pictures, a client's transformation, a degradation or a real reconstruction."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -12,15 +12,19 @@ from torch.nn.functional import interpolate
 from fl_audit.core.errors import MissingDataError
 from fl_audit.core.files import read_tensors
 from fl_audit.semsim.degradations import Kinds, degrade
-from fl_audit.semsim.oracle import UNRECOGNISABLE, grade, transform_grade
+from fl_audit.semsim.oracle import UNRECOGNISABLE, grade
 from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.train import Batch
-from fl_audit.semsim.transforms import luminance, random_transform
+from fl_audit.semsim.transforms import Transformed, luminance, random_transform
+
+if TYPE_CHECKING:
+    from fl_audit.semsim.judgements import Judgements
 
 SIZE = 64
 """Originals in a batch."""
-REAL_SHARE = 0.15
-"""Share of the originals of a batch whose first reconstruction is real, where there are real ones."""
+REAL_SHARE, JUDGED_SHARE = 0.15, 0.4
+"""Shares of the originals of a batch whose first reconstruction is real, or was judged."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,15 @@ class Reconstructions:
         original: uint8 ``(N, 3, 32, 32)``.
         victim: what the client trained on, in place under the reconstruction.
         reconstruction: what the attack gave.
-        kept: how much of the original the client's transformation left, ``(N,)``.
+        kept: how much of the original's structure the client's transformation left, ``(N,)``.
+        visible: share of the original's area in the victim's frame, ``(N,)``.
     """
 
     original: Tensor
     victim: Tensor
     reconstruction: Tensor
     kept: Tensor
+    visible: Tensor
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -47,14 +53,27 @@ class Reconstructions:
             raise MissingDataError(
                 f"{folder}: no *.safetensors; examples/semsim_reconstructions.py makes them"
             )
-        names = ("original", "victim", "reconstruction", "kept")
-        return cls(*(torch.cat([shard[name] for shard in shards]) for name in names))
+        return cls.of({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """From what a shard holds.
+
+        Raises:
+            MissingDataError: something is lacking.
+        """
+        names = [field.name for field in fields(cls)]
+        lacking = [name for name in names if name not in tensors]
+        if lacking:
+            raise MissingDataError(
+                f"a shard of reconstructions lacks {', '.join(lacking)}; make it anew with "
+                "examples/semsim_reconstructions.py"
+            )
+        return cls(*(tensors[name] for name in names))
 
     def part(self, rows: Tensor) -> "Reconstructions":
         """Some of them."""
-        return Reconstructions(
-            self.original[rows], self.victim[rows], self.reconstruction[rows], self.kept[rows]
-        )
+        return Reconstructions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def split(self, share: float) -> tuple["Reconstructions", "Reconstructions"]:
         """The first part, and ``share`` of them at the end: those came from other networks."""
@@ -64,7 +83,8 @@ class Reconstructions:
 
     def grades(self) -> Tensor:
         """The oracle's grades, ``(N,)``."""
-        return self.kept * grade(self.victim.float() / 255, self.reconstruction.float() / 255)
+        images = (part.float() / 255 for part in (self.original, self.victim, self.reconstruction))
+        return grade(*images, self.visible, self.kept)
 
     def weights(self) -> Tensor:
         """Chances ``(N,)`` of being drawn that make half of the draws hold something: most attacks failed."""
@@ -74,16 +94,12 @@ class Reconstructions:
 
     def varied(self, generator: torch.Generator) -> "Reconstructions":
         """Each row mirrored or not, its channels in some order; the three images alike."""
-        n = len(self.kept)
-        mirrored = (torch.rand(n, generator=generator) < 0.5).view(-1, 1, 1, 1)
-        order = torch.rand(n, 3, generator=generator).argsort(1).view(-1, 3, 1, 1)
-
-        def change(images: Tensor) -> Tensor:
-            images = torch.where(mirrored, images.flip(3), images)
-            return images.gather(1, order.expand_as(images))
-
-        return Reconstructions(
-            change(self.original), change(self.victim), change(self.reconstruction), self.kept
+        change = _change(len(self.kept), generator)
+        return replace(
+            self,
+            original=change(self.original),
+            victim=change(self.victim),
+            reconstruction=change(self.reconstruction),
         )
 
 
@@ -93,6 +109,7 @@ def batches(
     generator: torch.Generator,
     size: int = SIZE,
     kinds: Kinds | None = None,
+    judged: "Judgements | None" = None,
 ) -> Iterator[Batch]:
     """Endless batches: each original with two reconstructions, see `synthetic`; two pictures of each class.
 
@@ -102,7 +119,9 @@ def batches(
         generator: CPU generator.
         size: originals in a batch.
         kinds: degradations to draw from, with weights; None for all.
+        judged: judged pairs to mix in.
     """
+    opinions = None if judged is None else judged.grades()
     chances = None if real is None else real.weights()
     weights = torch.tensor([part.weight for part in sets])
     while True:
@@ -113,20 +132,30 @@ def batches(
         ]
         chosen = [_with_kin(part, rows, generator) for part, rows in zip(sets, chosen, strict=True)]
         originals = torch.cat([part.floats(rows) for part, rows in zip(sets, chosen, strict=True)])
-        originals = _vary(originals, generator)
+        originals = vary(originals, generator)
         found, grades = [], []
         for turn in range(2):
             reconstructions, seen = synthetic(originals, generator, lighter=turn == 0, kinds=kinds)
             found.append(reconstructions)
             grades.append(seen)
+        order = torch.randperm(size, generator=generator)
+        own, judged_own = order[: round(REAL_SHARE * size)], order[-round(JUDGED_SHARE * size) :]
         if real is not None and chances is not None:
-            own = torch.randperm(size, generator=generator)[: round(REAL_SHARE * size)]
             rows = torch.multinomial(chances, len(own), replacement=True, generator=generator)
             drawn = real.part(rows).varied(generator)
             originals[own] = drawn.original.float() / 255
             found[0][own] = drawn.reconstruction.float() / 255
             grades[0][own] = drawn.grades()
             found[1][own], grades[1][own] = synthetic(originals[own], generator, kinds=kinds)
+        if judged is not None and opinions is not None:
+            rows = torch.randint(len(opinions), (len(judged_own),), generator=generator)
+            change = _change(len(rows), generator)
+            originals[judged_own] = change(judged.originals[rows]).float() / 255
+            found[0][judged_own] = change(judged.reconstructions[rows]).float() / 255
+            grades[0][judged_own] = opinions[rows]
+            found[1][judged_own], grades[1][judged_own] = synthetic(
+                originals[judged_own], generator, kinds=kinds
+            )
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 
 
@@ -146,13 +175,46 @@ def synthetic(
             ten in place, with degradations of all strengths.
         kinds: see `batches`.
     """
+    transformed, spoiled = spoil(originals, generator, lighter=lighter, kinds=kinds)
+    kept = transform_grade(transformed)
+    return spoiled, grade(originals, transformed.images, spoiled, transformed.visible, kept)
+
+
+def spoil(
+    originals: Tensor,
+    generator: torch.Generator,
+    *,
+    lighter: bool,
+    whole: float = 0.4,
+    kinds: Kinds | None = None,
+) -> tuple[Transformed, Tensor]:
+    """What the clients trained on, and an imitated reconstruction of it in place.
+
+    Args:
+        originals: float32 ``(N, 3, 32, 32)`` in [0, 1].
+        generator: CPU generator.
+        lighter: see `synthetic`.
+        whole: share of the lighter ones that no degradation touches.
+        kinds: see `batches`.
+    """
     strength = torch.rand(len(originals), generator=generator)
-    share, moving, whole = (0.9, 0.85, 0.4) if lighter else (0.4, 0.65, 0.0)
+    share, moving, whole = (0.9, 0.85, whole) if lighter else (0.4, 0.65, 0.0)
     transformed = random_transform(originals, generator, share=share, moving=moving)
     strength = strength**2 if lighter else strength
     strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
-    spoiled = degrade(transformed.images, generator, strength, kinds)
-    return spoiled, grade(transformed.images, spoiled) * transform_grade(transformed)
+    return transformed, degrade(transformed.images, generator, strength, kinds)
+
+
+def _change(n: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A mirroring or none and an order of the channels for each of ``n`` rows, the same for all images."""
+    mirrored = (torch.rand(n, generator=generator) < 0.5).view(-1, 1, 1, 1)
+    order = torch.rand(n, 3, generator=generator).argsort(1).view(-1, 3, 1, 1)
+
+    def change(images: Tensor) -> Tensor:
+        images = torch.where(mirrored, images.flip(3), images)
+        return images.gather(1, order.expand_as(images))
+
+    return change
 
 
 def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -164,7 +226,7 @@ def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> T
     return rows
 
 
-def _vary(originals: Tensor, generator: torch.Generator) -> Tensor:
+def vary(originals: Tensor, generator: torch.Generator) -> Tensor:
     """Originals of more kinds than the data sets hold.
 
     Some turned or in other colours, one in five grey, one in seven of few pixels, one in seven faded.

@@ -5,23 +5,18 @@ never trained on. The model card says what the figures mean.
 """
 
 import argparse
-import io
 import itertools
-import json
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from fl_audit.core.errors import AuditError
 from fl_audit.core.files import write_text
-from fl_audit.core.images import from_pil
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
@@ -29,28 +24,23 @@ from fl_audit.semsim.card import card
 from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.drawings import drawings
 from fl_audit.semsim.evaluation import Agreement, agreement
+from fl_audit.semsim.judged import Judged, judged_pairs
+from fl_audit.semsim.judgements import Judgements, read
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
-from fl_audit.semsim.oracle import labels
+from fl_audit.semsim.oracle import ANSWERS, labels
 from fl_audit.semsim.pairs import REAL_SHARE, SIZE, Reconstructions, batches
-from fl_audit.semsim.pictures import Pictures, read_zip, small_uint8, split, without
+from fl_audit.semsim.pictures import Pictures, read_zip, split, without
 from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
 
 HELD_OUT = 0.08
 """Share of the pictures, and of the shards of real reconstructions, that calibrate and measure."""
+UNSEEN_ANSWERS = 0.1
+"""Share of the originals of judged pairs that nothing is fitted to or trained on."""
 
 
-CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3))
+CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3), (8_000, 1e-3))
 """Optimiser steps and highest learning rate of each cycle: over it the rate rises and falls once."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Judged pairs of one part: images float32 ``(N, 3, 32, 32)`` in [0, 1], answers ``(N,)``."""
-
-    originals: Tensor
-    reconstructions: Tensor
-    answers: Tensor
 
 
 class Lines(Progress):
@@ -75,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scale=options.scale,
             minutes=options.minutes,
             seed=options.seed,
+            answers=options.answers,
         )
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -120,12 +111,15 @@ def run(
     scale: float = 1.0,
     minutes: float | None = None,
     seed: int = 0,
+    answers: Path | None = None,
 ) -> tuple[Weights, dict[str, Agreement]]:
     """The whole recipe; the weights and how far they agree with what was held out."""
     training, held = picture_sets(data, seed)
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
-    source = batches(training, seen, torch_generator(seed, "pairs"))
+    opinions = Judgements.make(training[:2], read(answers))
+    judged, unjudged = opinions.split(UNSEEN_ANSWERS, torch_generator(0, "held-out answers"))
+    source = batches(training, seen, torch_generator(seed, "pairs"), judged=judged)
     total = sum(cycles(1.0))
 
     def learn(start: nn.Module | None, cycle: int) -> nn.Module:
@@ -144,7 +138,9 @@ def run(
     network = learn(None, 0)
     for cycle in range(1, len(CYCLES)):
         network = learn(network, cycle)
-    return finish(network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed)
+    return finish(
+        network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed, answered=unjudged
+    )
 
 
 def cycles(scale: float) -> tuple[int, ...]:
@@ -160,8 +156,9 @@ def finish(
     judged: dict[str, Judged],
     seed: int,
     pairs: int = 6000,
+    answered: Judgements | None = None,
 ) -> tuple[Weights, dict[str, Agreement]]:
-    """Calibrate on one half of the held-out pairs and measure on the other, and on judged pairs.
+    """Calibrate on one half of the held-out pairs and measure on the other, on answers, and on judged pairs.
 
     The network is rounded to half precision first, as the file holds it.
     """
@@ -176,6 +173,12 @@ def finish(
         figures["held-out reconstructions"] = agreement(
             distance(network, unseen.original.float() / 255, unseen.reconstruction.float() / 255),
             labels(unseen.grades()),
+            calibration,
+        )
+    if answered is not None:
+        figures["held-out answers"] = agreement(
+            distance(network, answered.originals.float() / 255, answered.reconstructions.float() / 255),
+            labels(answered.answers / ANSWERS),
             calibration,
         )
     for name, part in judged.items():
@@ -218,33 +221,11 @@ def picture_sets(data: Path, seed: int) -> tuple[list[Pictures], list[Pictures]]
     return [more for more, _ in parts], [fewer for _, fewer in parts]
 
 
-def judged_pairs(path: Path) -> dict[str, Judged]:
-    """Judged pairs by part (``transformed-caltech101`` …); none where there is no such file."""
-    if not path.is_file():
-        return {}
-    with zipfile.ZipFile(path) as archive:
-
-        def image(name: str) -> Tensor:
-            picture = Image.open(io.BytesIO(archive.read(f"judged-pairs/{name}.png")))
-            return small_uint8(from_pil(picture, 3)).float() / 255
-
-        parts: dict[str, list[tuple[str, float]]] = {}
-        for pair in json.loads(archive.read("judged-pairs/labels.json"))["pairs"]:
-            parts.setdefault(pair["id"].rsplit("-", 1)[0], []).append((pair["id"], float(pair["label"])))
-        return {
-            part: Judged(
-                torch.stack([image(f"{name}_ori") for name, _ in pairs]),
-                torch.stack([image(f"{name}_rec") for name, _ in pairs]),
-                torch.tensor([answer for _, answer in pairs]),
-            )
-            for part, pairs in parts.items()
-        }
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fl_audit.semsim.recipe", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--reconstructions", type=Path, help="from examples/semsim_reconstructions.py")
+    parser.add_argument("--answers", type=Path, help="file of answers; default those that are packaged")
     parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
     parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
     parser.add_argument("--loss", choices=LOSSES, default="triplet")

@@ -27,8 +27,8 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 FORMAT = "fl-audit-semsim"
 VERSION = "2"
 """Of what a file's calibration belongs to: the views that features are averaged over."""
-NAME = "semsim-v4"
-PACKAGED_SHA256 = "e6865698413cfa8288074be40c2ac7965f518e412f17003b71ca34d3fdd94485"
+NAME = "semsim-v5"
+PACKAGED_SHA256 = "5242b12dcf43d3360ff5a14d984bd5996661be3a48350fbe0aea990f12390aec"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

@@ -22,8 +22,8 @@ from fl_audit.core.units import Defense
 from fl_audit.federation.training import train
 from fl_audit.models import models
 from fl_audit.run.folder import slugs
-from fl_audit.semsim.oracle import transform_grade
 from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.transforms import Transformed
 from fl_audit.strategies.defenses import defenses
 from fl_audit.strategies.defenses.ats import AutomaticTransformation
@@ -45,12 +45,14 @@ class Clients:
     Attributes:
         tasks: what the attacker gets of each.
         victims: what they trained on, float32 ``(N, 3, 32, 32)`` in [0, 1].
-        kept: the oracle's grade of the victims: how much of the original is left in them, ``(N,)``.
+        kept: how much of the original's structure is left in the victims, ``(N,)``.
+        visible: share of the original's area in the victim's frame, ``(N,)``.
     """
 
     tasks: tuple[Task, ...]
     victims: Tensor
     kept: Tensor
+    visible: Tensor
 
 
 def network(
@@ -107,7 +109,7 @@ def make_clients(
         seed: of everything drawn.
     """
     defense = defenses.create(setting.way.defense)
-    tasks, victims, kept = [], [], []
+    tasks, victims, kept, visible = [], [], [], []
     for row in range(len(originals)):
         image, label = originals[row : row + 1], labels[row : row + 1]
         update = _update(setting, defense, model, image, label, classes, seed, row)
@@ -117,7 +119,8 @@ def make_clients(
         seen = _seen(defense, image, _rng(setting, seed, row))
         victims.append(seen.images)
         kept.append(transform_grade(seen))
-    return Clients(tuple(tasks), torch.cat(victims), torch.cat(kept))
+        visible.append(seen.visible)
+    return Clients(tuple(tasks), torch.cat(victims), torch.cat(kept), torch.cat(visible))
 
 
 def _rng(setting: Setting, seed: int, row: int) -> torch.Generator:

@@ -11,7 +11,7 @@ from fl_audit.faithfulness import Column, agreement, faithfulness, ranking
 from fl_audit.faithfulness.compare import FEWEST
 from fl_audit.faithfulness.result import Ranking
 
-ORACLE = "the recognisability oracle (a formula, not people)"
+ORACLE = "the recognisability oracle (not people)"
 ORACLE_CAUTION = (
     "SemSim was trained on labels of this formula, and SSIM is half of it where nothing was transformed: "
     "both are favoured here. How far the metrics contradict one another does not depend on any label."

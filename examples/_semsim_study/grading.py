@@ -52,7 +52,7 @@ def graded(
     scores = {name: unit.grade(originals, made, context) for name, unit in UNITS.items()}
     single = {name: entry for name, entry in scores.items() if UNITS[name].per_image}
     single[NAME] = probabilities(single)
-    grades = clients.kept * grade(clients.victims, made.nan_to_num(0.5))
+    grades = grade(originals, clients.victims, made.nan_to_num(0.5), clients.visible, clients.kept)
     answers = labels(grades)
     pairs = [
         Pair(

@@ -13,7 +13,7 @@ from fl_audit.semsim import packaged
 
 def test_the_rule_is_the_calibrated_probability_at_eight_tenths() -> None:
     rule, calibration = RecognisabilityRule(), packaged().calibration
-    border = (calibration.intercept - math.log(4)) / calibration.slope  # odds of four to one
+    border = (calibration.intercept - math.log(1.5)) / calibration.slope  # odds of three to two
     distances = torch.tensor([0.0, border - 0.01, border + 0.01, 100.0, math.nan], dtype=torch.float64)
     found = rule.probability({"semsim": distances})
     for distance, probability in zip(distances.tolist()[:4], found.tolist()[:4], strict=True):
@@ -21,7 +21,7 @@ def test_the_rule_is_the_calibrated_probability_at_eight_tenths() -> None:
         assert probability == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-9)
     assert math.isnan(found[4])
     assert rule.judge({"semsim": distances}).tolist() == [True, True, False, False, False]
-    assert rule.threshold == THRESHOLD == 0.8
+    assert rule.threshold == THRESHOLD == 0.6
 
 
 def test_what_a_guess_reaches_is_not_recognised() -> None:

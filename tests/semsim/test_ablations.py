@@ -64,7 +64,9 @@ def shard(path: Path, seed: int, **facts: str) -> None:
     stages = torch.cat([victim // 2, victim])
     known = {"architecture": "small", "attack": "deep leakage", "state": "fresh", "data_set": "one", **facts}
     tensors = {"original": victim.repeat(2, 1, 1, 1), "victim": victim.repeat(2, 1, 1, 1)}
-    write_tensors(path, {**tensors, "reconstruction": stages, "kept": torch.ones(16)}, known)
+    write_tensors(
+        path, {**tensors, "reconstruction": stages, "kept": torch.ones(16), "visible": torch.ones(16)}, known
+    )
 
 
 def test_every_row_differs_from_the_reference_in_one_thing(script: ModuleType) -> None:

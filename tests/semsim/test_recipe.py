@@ -41,6 +41,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = data / "answers.json"
+    spoken = {"seed": 3, "batches": 1, "pairs": list(range(0, 120, 4)), "answers": ["1", "4", "02"] * 10}
+    answers.write_text(json.dumps({"rounds": [spoken]}))
     outputs = []
     for out in (data / "one", data / "two"):
         arguments = [
@@ -52,17 +55,20 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
             "lenet",
             "--scale",
             "0.0002",
+            "--answers",
+            str(answers),
         ]
         assert main([*arguments, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
-    first, second = (load(data / name / "semsim-v4.safetensors") for name in ("one", "two"))
+    first, second = (load(data / name / "semsim-v5.safetensors") for name in ("one", "two"))
     assert first.sha256 == second.sha256
     assert first.sha256 in outputs[0]
     card = (data / "one" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert first.sha256 in card
     assert "No person did" in card
+    assert "| held-out answers | " in card
     assert "| judged plain-x | 6 |" in card
-    assert "4 and 4 steps of 64 originals" in card
+    assert "4, 4 and 2 steps of 64 originals" in card
     assert "Real reconstructions in training: none" in card
 
 

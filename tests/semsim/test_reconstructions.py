@@ -63,4 +63,4 @@ def test_an_easy_update_is_inverted(script: ModuleType) -> None:
     victim, found = shard["victim"].float(), shard["reconstruction"].float()
     error = (victim - found).square().mean((1, 2, 3)).unflatten(0, (-1, 4)).mean(1)
     assert error[-1] < error[0]
-    assert shard["kept"].shape == (len(victim),)
+    assert shard["kept"].shape == shard["visible"].shape == (len(victim),)

@@ -82,7 +82,7 @@ def test_the_study_end_to_end(
     assert script.main(command(data, out, *ways)) == 0
     assert len(calls) == 3 + 4, "what was finished is not done again"
     said = capsys.readouterr().out
-    assert said.startswith("Labels: the recognisability oracle (a formula, not people)")
+    assert said.startswith("Labels: the recognisability oracle (not people)")
     assert said == (out / "study.md").read_text()
     whole = json.loads((out / "study.json").read_text(), parse_constant=pytest.fail)
     assert [row["setting"] for row in whole["table"]] == [
@@ -143,6 +143,7 @@ def test_updates_are_gradients_of_the_victims_after_the_defense(part: Callable[[
     made = clients.make_clients(setting, model, images, labels, 4, seed=5)
     assert torch.equal(made.victims, images) == (not way.startswith("ats"))
     assert ((made.kept > 0.3) & (made.kept <= 1)).all()
+    assert ((made.visible > 0.3) & (made.visible <= 1)).all()
     for row, task in enumerate(made.tasks):
         loss = cross_entropy(model(made.victims[row : row + 1]), labels[row : row + 1])
         wanted = torch.autograd.grad(loss, list(model.parameters()))

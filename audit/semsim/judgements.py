@@ -1,0 +1,179 @@
+"""Answers about pairs of training pictures: what the oracle is fitted to, and part of SemSim's training.
+
+    python -m fl_audit.semsim.judgements --data DIR
+
+fits the oracle again. The answers, 0 (nothing of it can be seen) to 4 (clearly recognisable), come from a
+vision-language model that looked at pairs enlarged, shuffled and blind to how they were made; no person gave
+one. The file holds no pictures: the pairs follow from the data sets and a seed, and are made again
+(examples/semsim_sheets.py draws them as they were shown).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors.torch import save as to_bytes
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from fl_audit.core.errors import ConfigError, MissingDataError
+from fl_audit.core.files import write_bytes
+from fl_audit.core.seeding import torch_generator
+from fl_audit.semsim import oracle
+from fl_audit.semsim.evidence import evidence
+from fl_audit.semsim.pairs import spoil, vary
+from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.structure import transform_grade
+
+_EACH = 32
+"""Pictures of each data set in a batch of the pool."""
+
+
+class Round(BaseModel):
+    """The answers of one round: which pairs of its pool were looked at, and what was said.
+
+    Attributes:
+        seed: of the pool.
+        batches: how many the pool has, of 128 pairs each.
+        pairs: places in the pool.
+        answers: for each pair, a digit of 0 to 4 for each who looked at it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    batches: Annotated[int, Field(gt=0, le=10_000)]
+    pairs: list[int]
+    answers: list[Annotated[str, Field(pattern="^[0-4]+$")]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.pairs) != len(self.answers):
+            raise ValueError(f"{len(self.pairs)} pairs with {len(self.answers)} answers")
+        if len(set(self.pairs)) < len(self.pairs):
+            raise ValueError("a pair is there twice: put its answers together, as in 23")
+        size = self.batches * 2 * 2 * _EACH
+        if not all(0 <= pair < size for pair in self.pairs):
+            raise ValueError(f"a pair is not in 0 to {size - 1}, as {self.batches} batches hold")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: list[Round]
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Judged pairs.
+
+    Attributes:
+        originals: uint8 ``(N, 3, 32, 32)``.
+        reconstructions: the same shape.
+        evidence: float32 ``(N, K)``, see `evidence`.
+        answers: 0 to 4, the mean of those who looked, ``(N,)``.
+    """
+
+    originals: Tensor
+    reconstructions: Tensor
+    evidence: Tensor
+    answers: Tensor
+
+    @classmethod
+    def make(cls, sets: Sequence[Pictures], rounds: Sequence[Round]) -> Self:
+        """Make the pairs of all rounds again."""
+        parts: list[list[Tensor]] = [[], [], [], []]
+        for found in rounds:
+            pool = make_pool(sets, found)
+            for part, tensor in zip(parts, pool, strict=False):
+                part.append(tensor[torch.tensor(found.pairs)])
+            answers = [sum(map(int, answer)) / len(answer) for answer in found.answers]
+            parts[3].append(torch.tensor(answers))
+        return cls(*(torch.cat(part) for part in parts))
+
+    def part(self, rows: Tensor) -> "Judgements":
+        """Some of them."""
+        return Judgements(
+            self.originals[rows], self.reconstructions[rows], self.evidence[rows], self.answers[rows]
+        )
+
+    def split(self, share: float, generator: torch.Generator) -> tuple["Judgements", "Judgements"]:
+        """Two parts, the second with ``share`` of the originals; no original is in both."""
+        kinds = self.originals.flatten(1).long().sum(1)
+        names = kinds.unique()
+        held = names[torch.randperm(len(names), generator=generator)[: round(share * len(names))]]
+        unseen = torch.isin(kinds, held)
+        return self.part(~unseen), self.part(unseen)
+
+    def grades(self) -> Tensor:
+        """Half answers, half what the oracle expects: two who look differ by a quarter of a step."""
+        return 0.5 * (self.answers / oracle.ANSWERS + oracle.packaged().grade(self.evidence))
+
+
+def read(path: Path | None = None) -> list[Round]:
+    """The answers of a file, or those that come with the package.
+
+    Raises:
+        MissingDataError: there is no such file.
+        ConfigError: it does not hold answers, with what is wrong.
+    """
+    path = path or Path(str(files("fl_audit.semsim").joinpath("weights", "judgements.json")))
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file; the packaged answers come with fl-audit")
+    try:
+        return _File.model_validate_json(path.read_bytes()).rounds
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {where}: {first['msg']} ({error.error_count()} such errors)") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fit the oracle again and write it."""
+    from fl_audit.semsim.recipe import UNSEEN_ANSWERS, picture_sets  # which needs this module
+
+    parser = argparse.ArgumentParser(prog="python -m fl_audit.semsim.judgements", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--answers", type=Path, help="file of answers; default those that are packaged")
+    parser.add_argument("--out", type=Path, default=Path("oracle.safetensors"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    sets, _ = picture_sets(options.data, options.seed)
+    judged = Judgements.make(sets[:2], read(options.answers))
+    seen, unseen = judged.split(UNSEEN_ANSWERS, torch_generator(0, "held-out answers"))
+    fitted = oracle.Oracle.fit(seen.evidence, seen.answers, options.seed)
+    write_bytes(options.out, to_bytes(fitted.state_dict()))
+    told = spearmanr(fitted.grade(unseen.evidence).numpy(), unseen.answers.numpy()).statistic
+    sys.stdout.write(
+        f"{options.out}: fitted to {len(seen.answers)} pairs; "
+        f"on {len(unseen.answers)} others Spearman {told:.3f}\n"
+    )
+    return 0
+
+
+def make_pool(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals, reconstructions and evidence of all pairs of a round."""
+    generator = torch_generator(found.seed, "sheets")
+    originals, reconstructions, numbers = [], [], []
+    for _ in range(found.batches):
+        rows = (torch.randint(len(part.images), (_EACH,), generator=generator) for part in sets)
+        shown = torch.cat([part.floats(own) for part, own in zip(sets, rows, strict=True)])
+        shown = vary(shown, generator)
+        for lighter in (True, False):
+            transformed, spoiled = spoil(shown, generator, lighter=lighter, whole=0.1)
+            originals.append((shown * 255).round().to(torch.uint8))
+            reconstructions.append((spoiled * 255).round().to(torch.uint8))
+            kept = transform_grade(transformed)
+            numbers.append(evidence(shown, transformed.images, spoiled, transformed.visible, kept))
+    return torch.cat(originals), torch.cat(reconstructions), torch.cat(numbers)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,139 @@
+"""Answers about pairs: made again from a seed, checked when read, and what the oracle is fitted to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from fl_audit.core.errors import ConfigError, MissingDataError, MissingWeightsError
+from fl_audit.core.seeding import torch_generator
+from fl_audit.semsim import oracle
+from fl_audit.semsim.evidence import NAMES, evidence
+from fl_audit.semsim.judgements import Judgements, Round, main, make_pool, read
+from fl_audit.semsim.pairs import batches
+from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.recipe import UNSEEN_ANSWERS, picture_sets
+from tests.bench._data import data_file
+
+
+def sets() -> list[Pictures]:
+    coarse = torch.rand(2, 40, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+    large = [torch.nn.functional.interpolate(part, (32, 32), mode="bicubic").clamp(0, 1) for part in coarse]
+    return [Pictures(str(n), (part * 255).byte(), torch.arange(40) % 4) for n, part in enumerate(large)]
+
+
+def spoken(**changes: Any) -> dict[str, Any]:
+    return {"seed": 5, "batches": 1, "pairs": [0, 70, 127], "answers": ["0", "34", "1"], **changes}
+
+
+def test_pairs_are_made_again_with_their_answers() -> None:
+    one, two = (Judgements.make(sets(), [Round(**spoken())]) for _ in range(2))
+    assert torch.equal(one.reconstructions, two.reconstructions)
+    assert one.answers.tolist() == [0, 3.5, 1]
+    assert one.evidence.shape == (3, len(NAMES))
+    pool = make_pool(sets(), Round(**spoken()))
+    assert torch.equal(pool[1][torch.tensor([0, 70, 127])], one.reconstructions)
+    # The second half of a batch shows the same originals again, otherwise spoiled.
+    assert torch.equal(pool[0][:64], pool[0][64:])
+    assert not torch.equal(pool[1][:64], pool[1][64:])
+
+
+def test_no_original_is_in_both_parts() -> None:
+    all_of_it = Round(seed=5, batches=1, pairs=list(range(128)), answers=["2"] * 128)
+    seen, unseen = Judgements.make(sets(), [all_of_it]).split(0.25, torch_generator(0, "x"))
+    assert len(seen.answers) + len(unseen.answers) == 128
+    assert 20 < len(unseen.answers) < 44
+    own = {image.numpy().tobytes() for image in seen.originals}
+    assert own.isdisjoint(image.numpy().tobytes() for image in unseen.originals)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"answers": ["0", "5", "1"]}, r"rounds\.0\.answers\.1"),
+        ({"answers": ["0", "1"]}, "3 pairs with 2 answers"),
+        ({"pairs": [0, 0, 1]}, "a pair is there twice"),
+        ({"pairs": [0, 1, 128]}, "not in 0 to 127, as 1 batches hold"),
+        ({"batches": 10**9}, r"rounds\.0\.batches"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({"rounds": [spoken(**changes)]}))
+    with pytest.raises(ConfigError, match=reason):
+        read(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="JSON"):
+        read(path)
+    with pytest.raises(MissingDataError, match="no such file"):
+        read(tmp_path / "none.json")
+
+
+def test_judged_pairs_take_part_in_training() -> None:
+    seen = Judgements.make(sets(), [Round(**spoken())])
+    # No grade that the oracle gives is so far off.
+    seen = Judgements(seen.originals, seen.reconstructions, seen.evidence, torch.full((3,), -40.0))
+    batch = next(batches(sets(), None, torch_generator(0, "x"), judged=seen))
+    chosen = batch.grades[:, 0] < -4
+    assert int(chosen.sum()) == round(0.4 * 64)
+    shown = {tuple(image.flatten().sort().values.tolist()) for image in batch.originals[chosen]}
+    wanted = {tuple(image.flatten().sort().values.tolist()) for image in seen.originals.float() / 255}
+    assert shown <= wanted  # mirrored, and channels in another order
+
+
+def test_the_oracle_learns_from_answers() -> None:
+    numbers = torch.randn(600, len(NAMES), generator=torch.Generator().manual_seed(0))
+    answers = (1.5 * numbers[:, 3] + 2).round().clamp(0, 4)
+    one, two = (oracle.Oracle.fit(numbers[:500], answers[:500], seed=1, steps=300) for _ in range(2))
+    found = one.grade(numbers[500:])
+    assert torch.equal(found, two.grade(numbers[500:]))
+    assert spearmanr(found, answers[500:]).statistic > 0.85
+    assert float((4 * found - answers[500:]).abs().mean()) < 0.5
+
+
+def test_a_file_that_is_no_oracle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "oracle.safetensors"
+    with pytest.raises(MissingWeightsError, match="is not an oracle"):
+        oracle.load(path)
+    path.write_bytes(oracle.PATH.read_bytes()[:-10])
+    with pytest.raises(MissingWeightsError, match="is not an oracle"):
+        oracle.load(path)
+
+
+def test_evidence_is_of_each_pair_alone() -> None:
+    pool = [part.float() / 255 for part in make_pool(sets(), Round(**spoken()))[:2]]
+    whole = torch.ones(128)
+
+    def numbers(rows: slice) -> Tensor:
+        return evidence(pool[0][rows], pool[0][rows], pool[1][rows], whole[rows], whole[rows])
+
+    torch.testing.assert_close(numbers(slice(128))[5:9], numbers(slice(5, 9)), rtol=1e-4, atol=1e-5)
+    own = evidence(pool[0], pool[0], pool[0], whole, whole)
+    for name in ("ssim", "correlation_2", "correlation_8", "edges", "half_edge_places", "parts_50"):
+        assert own[:, NAMES.index(name)].min() > 0.98, name
+    assert own[:, NAMES.index("away")].max() == 0
+    flat = torch.full((4, 3, 32, 32), 0.5)
+    assert evidence(flat, flat, flat, whole[:4], whole[:4]).isfinite().all()
+
+
+def test_the_packaged_oracle_follows_its_answers_and_is_fitted_again(tmp_path: Path) -> None:
+    archive = data_file("cifar10-jpeg.zip")
+    if archive is None:
+        pytest.skip("FL_AUDIT_TEST_DATA does not name a folder with cifar10-jpeg.zip")
+    training, _ = picture_sets(archive.parent, 0)
+    first = read()[0]
+    judged = Judgements.make(training[:2], [first])
+    found = oracle.packaged().grade(judged.evidence)
+    assert spearmanr(found, judged.answers).statistic > 0.8
+    assert float(oracle.ANSWERS * found.mean()) == pytest.approx(float(judged.answers.mean()), abs=0.3)
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps({"rounds": [first.model_dump()]}))
+    out = tmp_path / "oracle.safetensors"
+    assert main(["--data", str(archive.parent), "--answers", str(path), "--out", str(out)]) == 0
+    _, unseen = judged.split(UNSEEN_ANSWERS, torch_generator(0, "held-out answers"))
+    own = oracle.load(out).grade(unseen.evidence)
+    assert spearmanr(own, unseen.answers).statistic > 0.6
