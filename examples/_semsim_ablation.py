@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from _semsim_shards import Fact, Shard, together
+from _semsim_shards import Fact, Shard
 from torch import Tensor, nn
 
 from fl_audit.core.seeding import torch_generator
@@ -16,8 +16,9 @@ from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.finetune import train_on_annotations
 from fl_audit.semsim.oracle import labels
-from fl_audit.semsim.pairs import SIZE, Reconstructions, batches
+from fl_audit.semsim.pairs import SIZE, batches
 from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import Batch, Loss, Schedule, train
 from fl_audit.semsim.triplet import MARGIN
 
@@ -97,7 +98,7 @@ def _source(variant: Variant, material: Material) -> Iterator[Batch]:
     real = [shard.trained_on for shard in material.shards if not _is(shard, left)]
     return batches(
         seen,
-        together(real) if real else None,
+        Reconstructions.joined(real) if real else None,
         torch_generator(material.seed, "ablation"),
         kinds=kinds,
     )
@@ -125,7 +126,7 @@ def measured(network: nn.Module, variant: Variant, material: Material) -> Agreem
     """Agreement with the oracle; of a variant that left something out, on that alone."""
     left = variant.left
     if left is not None and left.what not in ("kind", "data_set"):
-        real = together([shard.measured_on for shard in material.shards if _is(shard, left)])
+        real = Reconstructions.joined([shard.measured_on for shard in material.shards if _is(shard, left)])
         rows = torch.randperm(len(real.kept), generator=torch_generator(material.seed, "ablation, real"))
         return _of_reconstructions(network, real.part(rows[: material.pairs]))
     shown = [part for part in material.held if left is None or left.what == "kind" or left.value == part.name]

@@ -1,7 +1,7 @@
 """Shards of real reconstructions: where each came from, and all of them but some."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl_audit.core.errors import ConfigError, MissingDataError
 from fl_audit.core.files import read_tensors
-from fl_audit.semsim.pairs import Reconstructions
+from fl_audit.semsim.reconstructions import Reconstructions
 
 Fact = Literal["architecture", "attack", "state", "data_set"]
 FACTS: tuple[Fact, ...] = get_args(Fact)
@@ -52,12 +52,6 @@ def values(shards: Sequence[Shard], fact: Fact) -> list[str]:
     """The different values of a fact, if there are at least two: else none can be left out."""
     found = sorted({shard.facts[fact] for shard in shards})
     return found if len(found) > 1 else []
-
-
-def together(parts: Sequence[Reconstructions]) -> Reconstructions:
-    """Several as one."""
-    names = [field.name for field in fields(Reconstructions)]
-    return Reconstructions(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def _read(path: Path) -> Shard:

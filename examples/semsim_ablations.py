@@ -4,9 +4,9 @@
     python examples/semsim_ablations.py --data DIR --steps 400 --only left-out --reconstructions SHARDS
 
 DIR holds cifar10-jpeg.zip and caltech101-64.zip. Each row trains a network from scratch for as many steps, on
-the pairs of the recipe's last stage, and prints how far its distance follows the held-out labels of the
-recognisability oracle (not people). 400 steps are far from the packaged weights: compare rows with
-one another, not with the model card.
+pairs as the recipe makes them (none that were looked at), and prints how far its distance follows the
+held-out labels of the recognisability oracle (not people). 400 steps are far from the packaged weights:
+compare rows with one another, not with the model card.
 
 - annotations: no more than so many labelled pairs, trained on as ``fl-audit semsim train`` does on people's
   answers. The annotators are simulated: the oracle's grade and a noise of 0.15, rounded to 0, 0.5 or 1.
@@ -30,7 +30,7 @@ from fl_audit.core.errors import AuditError
 from fl_audit.semsim import BACKBONES
 from fl_audit.semsim.degradations import KINDS, Kinds
 from fl_audit.semsim.evaluation import Agreement
-from fl_audit.semsim.recipe import picture_sets
+from fl_audit.semsim.material import picture_sets
 
 GROUPS = ("reference", "backbone", "margin", "loss", "pictures", "annotations", "left-out")
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        training, held = picture_sets(options.data, options.seed)
+        training, held = picture_sets(options.data)
         shards = [] if options.reconstructions is None else read_shards(options.reconstructions)
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")

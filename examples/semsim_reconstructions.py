@@ -29,8 +29,8 @@ from torch.nn.functional import cross_entropy, unfold
 from fl_audit.core.files import write_tensors
 from fl_audit.core.seeding import seeded_globals, torch_generator
 from fl_audit.models import models
+from fl_audit.semsim.material import picture_sets
 from fl_audit.semsim.pictures import Pictures
-from fl_audit.semsim.recipe import picture_sets
 from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.transforms import random_transform
 
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--problems", type=int, default=64, help="images inverted at once; a multiple of 4")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sets, _ = picture_sets(options.data, options.seed)
+    sets, _ = picture_sets(options.data)
     for number in range(options.first, options.first + options.rounds):
         generator = torch_generator(options.seed, "reconstructions", number)
         setting = draw_setting(generator)

@@ -1,11 +1,12 @@
-"""Draw the pairs that SemSim's oracle was fitted to, as they were shown to who judged them.
+"""Draw pairs that SemSim's oracle was fitted to, as sheets of 25, with what was answered.
 
     python examples/semsim_sheets.py --data DIR --out SHEETS --round 1 --sheets 4
 
-DIR holds cifar10-jpeg.zip and caltech101-64.zip. Each sheet shows 25 pairs, the original on the left; beside
-them lies answers.json with what was answered: 0 nothing of it can be seen, 1 hardly anything, 2 partly,
-3 recognisable though degraded, 4 clearly recognisable. To ask people instead, hand them the sheets, put their
-digits in place of those in audit/semsim/weights/judgements.json, fit the oracle anew, and train on both:
+DIR holds cifar10-jpeg.zip, caltech101-64.zip and judged-pairs.zip. The original is on the left; beside the
+sheets lies answers.json: 0 nothing of it can be seen, 1 hardly anything, 2 partly, 3 recognisable though
+degraded, 4 clearly recognisable. The pairs are those that were judged, in an order of their own, not the
+sheets of then. To ask people instead, hand them the sheets, and in a checkout put their digits in place of
+those in audit/semsim/weights/judgements.json; then fit the oracle anew and train on both:
 
     python -m fl_audit.semsim.judgements --data DIR --out audit/semsim/weights/oracle.safetensors
     python -m fl_audit.semsim.recipe --data DIR --out WEIGHTS
@@ -16,13 +17,15 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fl_audit.core.errors import AuditError
 from fl_audit.core.files import write_text
-from fl_audit.semsim.judgements import make_pool, read
-from fl_audit.semsim.recipe import picture_sets
+from fl_audit.core.seeding import torch_generator
+from fl_audit.semsim.judgements import make_pairs, read
+from fl_audit.semsim.material import PHOTOGRAPHS, picture_sets
 
 ACROSS, DOWN = 5, 5
 SIDE, GAP, HEAD = 144, 24, 22
@@ -37,28 +40,26 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--round", type=int, default=1, help="which round of answers, from 1")
     parser.add_argument("--sheets", type=int, default=4, help="at most so many")
-    parser.add_argument("--answers", type=Path, help="file of answers; default those that are packaged")
     options = parser.parse_args()
     try:
-        rounds = read(options.answers)
+        rounds = read()
         if not 1 <= options.round <= len(rounds):
             parser.error(f"--round takes 1 to {len(rounds)}, not {options.round}")
-        sets, _ = picture_sets(options.data, 0)
+        sets, _ = picture_sets(options.data)
         one = rounds[options.round - 1]
-        originals, reconstructions, _ = make_pool(sets[:2], one)
+        originals, reconstructions, _ = make_pairs(sets[:PHOTOGRAPHS], one)
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     options.out.mkdir(parents=True, exist_ok=True)
     said = {}
-    places = list(zip(one.pairs, one.answers, strict=True))[: options.sheets * ACROSS * DOWN]
-    for start in range(0, len(places), ACROSS * DOWN):
-        part = places[start : start + ACROSS * DOWN]
-        name = f"sheet{start // (ACROSS * DOWN)}"
-        sheet([(originals[pair], reconstructions[pair]) for pair, _ in part]).save(
-            options.out / f"{name}.png"
-        )
-        said[name] = [answer for _, answer in part]
+    places = torch.randperm(len(one.pairs), generator=torch_generator(one.seed, "shown"))
+    places = places[: options.sheets * ACROSS * DOWN]
+    for number, part in enumerate(places.split(ACROSS * DOWN)):
+        rows = part.tolist()
+        name = f"sheet{number}"
+        sheet([(originals[row], reconstructions[row]) for row in rows]).save(options.out / f"{name}.png")
+        said[name] = [{"pair": one.pairs[row], "answer": one.answers[row]} for row in rows]
     write_text(options.out / "answers.json", json.dumps(said, indent=1))
     sys.stdout.write(f"{options.out}: {len(said)} sheets, {len(places)} pairs\n")
     return 0

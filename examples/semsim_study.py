@@ -44,7 +44,7 @@ from fl_audit.core.errors import AuditError, ConfigError
 from fl_audit.core.files import read_model, write_json
 from fl_audit.models import models
 from fl_audit.run.attack_stage import pick_device
-from fl_audit.semsim.recipe import picture_sets
+from fl_audit.semsim.material import picture_sets
 
 SETS = {"cifar10": "CIFAR-10 (JPEG)", "caltech101": "Caltech-101"}
 
@@ -120,7 +120,7 @@ def _attack_all(given: argparse.Namespace, options: Options, settings: Sequence[
     if not todo:
         return
     place = Place(given.out, pick_device(given.device), given.together)
-    sets = zip(*picture_sets(given.data, 0), strict=True)
+    sets = zip(*picture_sets(given.data), strict=True)
     training, held = next(pair for pair in sets if pair[0].name == options.data_set)
     if options.images > len(held.images):
         raise ConfigError(f"--images {options.images}: {held.name} has {len(held.images)} to attack")

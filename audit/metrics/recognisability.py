@@ -11,10 +11,11 @@ from fl_audit.semsim import CARD, NAME, packaged
 THRESHOLD = 0.6
 """Probability from which an image can count as recognisable.
 
-Chosen on 1,168 real reconstructions that a vision-language model judged and nothing was trained on: of the 76
-that it recognised 0.6 misses 26 (0.5: 11, 0.8: 57), and of the 842 in which it saw next to nothing 0.6 calls 5
-recognised (0.5: 13, 0.8: 1). At 0.5 blotches left of a grey face under `dp`, which nobody would recognise,
-count (0.51). Where images resemble each other the probability is too high, and the guesses decide.
+Chosen on 1,168 real reconstructions that a vision-language model judged. SemSim was trained on them, but on
+the oracle's grades, not on these answers. Of the 76 that were recognised 0.6 misses 26 (0.5: 11, 0.8: 57),
+of the 842 in which next to nothing was seen it calls 5 recognised (0.5: 13, 0.8: 1). At 0.5 blotches left
+of a grey face under `dp`, which nobody would recognise, count (0.51). Where images resemble each other the
+probability is too high, and the guesses decide.
 """
 GUESS_PERCENTILE = 0.95
 

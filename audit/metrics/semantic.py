@@ -24,7 +24,8 @@ class SemSim(Metric):
 
     Sun, Gazagnadou, Sharma, Lyu, Li and Zheng, "Privacy Assessment on Reconstructed Images: Are Existing
     Evaluation Metrics Faithful to Human Perception?", NeurIPS 2023, https://arxiv.org/abs/2309.13038. Differs
-    in: the labels of the packaged weights come from a vision-language model and not from people; its model card says how.
+    in: the labels of the packaged weights come from a vision-language model and not from people; its model
+    card says how.
     """
 
     better = "lower"

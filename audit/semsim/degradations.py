@@ -245,4 +245,4 @@ KINDS: Kinds = (
     (scattered, 0.5),
 )
 """All of them, with how often training draws each. None displaces smoothly: a person still recognises what
-the oracle, pixel by pixel, would call lost."""
+the oracle, which compares in place, would call lost."""

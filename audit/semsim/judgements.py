@@ -5,7 +5,7 @@
 fits the oracle again. The answers, 0 (nothing of it can be seen) to 4 (clearly recognisable), come from a
 vision-language model that looked at pairs enlarged, shuffled and blind to how they were made; no person gave
 one. The file holds no pictures: the pairs follow from the data sets and a seed, and are made again
-(examples/semsim_sheets.py draws them as they were shown).
+(examples/semsim_sheets.py draws them).
 """
 
 import argparse
@@ -22,17 +22,22 @@ from safetensors.torch import save as to_bytes
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from fl_audit.core.errors import ConfigError, MissingDataError
+from fl_audit.core.errors import AuditError, ConfigError, MissingDataError
 from fl_audit.core.files import write_bytes
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim import oracle
 from fl_audit.semsim.evidence import evidence
+from fl_audit.semsim.material import PHOTOGRAPHS, picture_sets
 from fl_audit.semsim.pairs import spoil, vary
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.structure import transform_grade
 
+UNSEEN = 0.1
+"""Share of the originals whose answers nothing is fitted to or trained on."""
 _EACH = 32
 """Pictures of each data set in a batch of the pool."""
+_TOLERANCE = 0.05
+""":attr:`Round.mean_pixel` may differ by so much: other pictures differ by more, other machines by less."""
 
 
 class Round(BaseModel):
@@ -43,6 +48,7 @@ class Round(BaseModel):
         batches: how many the pool has, of 128 pairs each.
         pairs: places in the pool.
         answers: for each pair, a digit of 0 to 4 for each who looked at it.
+        mean_pixel: of the pairs' originals, in [0, 255]: other pictures are noticed by it; None if unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +57,7 @@ class Round(BaseModel):
     batches: Annotated[int, Field(gt=0, le=10_000)]
     pairs: list[int]
     answers: list[Annotated[str, Field(pattern="^[0-4]+$")]]
+    mean_pixel: float | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -88,15 +95,15 @@ class Judgements:
 
     @classmethod
     def make(cls, sets: Sequence[Pictures], rounds: Sequence[Round]) -> Self:
-        """Make the pairs of all rounds again."""
-        parts: list[list[Tensor]] = [[], [], [], []]
-        for found in rounds:
-            pool = make_pool(sets, found)
-            for part, tensor in zip(parts, pool, strict=False):
-                part.append(tensor[torch.tensor(found.pairs)])
-            answers = [sum(map(int, answer)) / len(answer) for answer in found.answers]
-            parts[3].append(torch.tensor(answers))
-        return cls(*(torch.cat(part) for part in parts))
+        """Make the pairs of all rounds again.
+
+        Raises:
+            ConfigError: the pictures are not those that were judged.
+        """
+        parts = [make_pairs(sets, found) for found in rounds]
+        answers = [sum(map(int, said)) / len(said) for found in rounds for said in found.answers]
+        images = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(*images, torch.tensor(answers))
 
     def part(self, rows: Tensor) -> "Judgements":
         """Some of them."""
@@ -104,12 +111,15 @@ class Judgements:
             self.originals[rows], self.reconstructions[rows], self.evidence[rows], self.answers[rows]
         )
 
-    def split(self, share: float, generator: torch.Generator) -> tuple["Judgements", "Judgements"]:
-        """Two parts, the second with ``share`` of the originals; no original is in both."""
+    def split(self, share: float = UNSEEN) -> tuple["Judgements", "Judgements"]:
+        """Two parts, the second with ``share`` of the originals, as they were shown.
+
+        A photograph may be in both, in other colours or turned.
+        """
         kinds = self.originals.flatten(1).long().sum(1)
         names = kinds.unique()
-        held = names[torch.randperm(len(names), generator=generator)[: round(share * len(names))]]
-        unseen = torch.isin(kinds, held)
+        order = torch.randperm(len(names), generator=torch_generator(0, "held-out answers"))
+        unseen = torch.isin(kinds, names[order[: round(share * len(names))]])
         return self.part(~unseen), self.part(unseen)
 
     def grades(self) -> Tensor:
@@ -132,23 +142,66 @@ def read(path: Path | None = None) -> list[Round]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {where}: {first['msg']} ({error.error_count()} such errors)") from None
+        said = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ConfigError(f"{path}: {said} ({error.error_count()} such errors)") from None
+
+
+def make_pairs(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals, reconstructions and evidence of the judged pairs of a round, in the order of its ``pairs``.
+
+    Raises:
+        ConfigError: the pictures are not those that were judged.
+    """
+    generator = torch_generator(found.seed, "sheets")
+    order = torch.tensor(found.pairs)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    kept: list[Tensor] = []
+    for half in range(2 * found.batches):
+        if half % 2 == 0:
+            rows = [torch.randint(len(part.images), (_EACH,), generator=generator) for part in sets]
+            shown = torch.cat([part.floats(own) for part, own in zip(sets, rows, strict=True)])
+            shown = vary(shown, generator)
+        transformed, spoiled = spoil(shown, generator, lighter=half % 2 == 0, whole=0.1)
+        start = half * len(shown)
+        wanted = order[(order >= start) & (order < start + len(shown))]
+        own = wanted - start
+        numbers = evidence(
+            shown[own],
+            transformed.images[own],
+            spoiled[own],
+            transformed.visible[own],
+            transform_grade(transformed)[own],
+        )
+        parts.append((_bytes(shown[own]), _bytes(spoiled[own]), numbers))
+        kept.append(wanted)
+    places = torch.cat(kept).argsort()[order.argsort().argsort()]
+    originals, reconstructions, numbers = (torch.cat(part)[places] for part in zip(*parts, strict=True))
+    mean = float(originals.float().mean())
+    if found.mean_pixel is not None and abs(mean - found.mean_pixel) > _TOLERANCE:
+        raise ConfigError(
+            f"these are not the pictures that were judged: the mean pixel of their originals is {mean:.2f}, "
+            f"not {found.mean_pixel:.2f}. The folder must hold cifar10-jpeg.zip, caltech101-64.zip and "
+            "judged-pairs.zip (whose originals are left out) as they were then"
+        )
+    return originals, reconstructions, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit the oracle again and write it."""
-    from fl_audit.semsim.recipe import UNSEEN_ANSWERS, picture_sets  # which needs this module
-
     parser = argparse.ArgumentParser(prog="python -m fl_audit.semsim.judgements", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--answers", type=Path, help="file of answers; default those that are packaged")
     parser.add_argument("--out", type=Path, default=Path("oracle.safetensors"))
+    parser.add_argument("--steps", type=int, default=oracle.STEPS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    sets, _ = picture_sets(options.data, options.seed)
-    judged = Judgements.make(sets[:2], read(options.answers))
-    seen, unseen = judged.split(UNSEEN_ANSWERS, torch_generator(0, "held-out answers"))
-    fitted = oracle.Oracle.fit(seen.evidence, seen.answers, options.seed)
+    try:
+        rounds = read()
+        sets, _ = picture_sets(options.data)
+        seen, unseen = Judgements.make(sets[:PHOTOGRAPHS], rounds).split()
+    except AuditError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    fitted = oracle.Oracle.fit(seen.evidence, seen.answers, options.seed, options.steps)
     write_bytes(options.out, to_bytes(fitted.state_dict()))
     told = spearmanr(fitted.grade(unseen.evidence).numpy(), unseen.answers.numpy()).statistic
     sys.stdout.write(
@@ -158,21 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_pool(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, Tensor]:
-    """Originals, reconstructions and evidence of all pairs of a round."""
-    generator = torch_generator(found.seed, "sheets")
-    originals, reconstructions, numbers = [], [], []
-    for _ in range(found.batches):
-        rows = (torch.randint(len(part.images), (_EACH,), generator=generator) for part in sets)
-        shown = torch.cat([part.floats(own) for part, own in zip(sets, rows, strict=True)])
-        shown = vary(shown, generator)
-        for lighter in (True, False):
-            transformed, spoiled = spoil(shown, generator, lighter=lighter, whole=0.1)
-            originals.append((shown * 255).round().to(torch.uint8))
-            reconstructions.append((spoiled * 255).round().to(torch.uint8))
-            kept = transform_grade(transformed)
-            numbers.append(evidence(shown, transformed.images, spoiled, transformed.visible, kept))
-    return torch.cat(originals), torch.cat(reconstructions), torch.cat(numbers)
+def _bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """Graded pairs for training: pictures, a client's transformation, a degradation or a real reconstruction."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fl_audit.core.errors import MissingDataError
-from fl_audit.core.files import read_tensors
 from fl_audit.semsim.degradations import Kinds, degrade
-from fl_audit.semsim.oracle import UNRECOGNISABLE, grade
+from fl_audit.semsim.oracle import grade
 from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.reconstructions import Reconstructions, alike
 from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.train import Batch
 from fl_audit.semsim.transforms import Transformed, luminance, random_transform
@@ -25,82 +22,6 @@ SIZE = 64
 """Originals in a batch."""
 REAL_SHARE, JUDGED_SHARE = 0.15, 0.4
 """Shares of the originals of a batch whose first reconstruction is real, or was judged."""
-
-
-@dataclass(frozen=True)
-class Reconstructions:
-    """Real reconstructions, from ``examples/semsim_reconstructions.py``.
-
-    Attributes:
-        original: uint8 ``(N, 3, 32, 32)``.
-        victim: what the client trained on, in place under the reconstruction.
-        reconstruction: what the attack gave.
-        kept: how much of the original's structure the client's transformation left, ``(N,)``.
-        visible: share of the original's area in the victim's frame, ``(N,)``.
-    """
-
-    original: Tensor
-    victim: Tensor
-    reconstruction: Tensor
-    kept: Tensor
-    visible: Tensor
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read all shards of a folder."""
-        shards = [read_tensors(path) for path in sorted(folder.glob("*.safetensors"))]
-        if not shards:
-            raise MissingDataError(
-                f"{folder}: no *.safetensors; examples/semsim_reconstructions.py makes them"
-            )
-        return cls.of({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """From what a shard holds.
-
-        Raises:
-            MissingDataError: something is lacking.
-        """
-        names = [field.name for field in fields(cls)]
-        lacking = [name for name in names if name not in tensors]
-        if lacking:
-            raise MissingDataError(
-                f"a shard of reconstructions lacks {', '.join(lacking)}; make it anew with "
-                "examples/semsim_reconstructions.py"
-            )
-        return cls(*(tensors[name] for name in names))
-
-    def part(self, rows: Tensor) -> "Reconstructions":
-        """Some of them."""
-        return Reconstructions(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def split(self, share: float) -> tuple["Reconstructions", "Reconstructions"]:
-        """The first part, and ``share`` of them at the end: those came from other networks."""
-        cut = round((1 - share) * len(self.kept))
-        rows = torch.arange(len(self.kept))
-        return self.part(rows[:cut]), self.part(rows[cut:])
-
-    def grades(self) -> Tensor:
-        """The oracle's grades, ``(N,)``."""
-        images = (part.float() / 255 for part in (self.original, self.victim, self.reconstruction))
-        return grade(*images, self.visible, self.kept)
-
-    def weights(self) -> Tensor:
-        """Chances ``(N,)`` of being drawn that make half of the draws hold something: most attacks failed."""
-        good = self.grades() > UNRECOGNISABLE
-        shares = good.double().mean().clamp(1e-6, 1 - 1e-6)
-        return torch.where(good, 1 / shares, 1 / (1 - shares))
-
-    def varied(self, generator: torch.Generator) -> "Reconstructions":
-        """Each row mirrored or not, its channels in some order; the three images alike."""
-        change = _change(len(self.kept), generator)
-        return replace(
-            self,
-            original=change(self.original),
-            victim=change(self.victim),
-            reconstruction=change(self.reconstruction),
-        )
 
 
 def batches(
@@ -139,7 +60,7 @@ def batches(
             found.append(reconstructions)
             grades.append(seen)
         order = torch.randperm(size, generator=generator)
-        own, judged_own = order[: round(REAL_SHARE * size)], order[-round(JUDGED_SHARE * size) :]
+        own, judged_own = order[: round(REAL_SHARE * size)], order[size - round(JUDGED_SHARE * size) :]
         if real is not None and chances is not None:
             rows = torch.multinomial(chances, len(own), replacement=True, generator=generator)
             drawn = real.part(rows).varied(generator)
@@ -149,7 +70,7 @@ def batches(
             found[1][own], grades[1][own] = synthetic(originals[own], generator, kinds=kinds)
         if judged is not None and opinions is not None:
             rows = torch.randint(len(opinions), (len(judged_own),), generator=generator)
-            change = _change(len(rows), generator)
+            change = alike(len(rows), generator)
             originals[judged_own] = change(judged.originals[rows]).float() / 255
             found[0][judged_own] = change(judged.reconstructions[rows]).float() / 255
             grades[0][judged_own] = opinions[rows]
@@ -203,18 +124,6 @@ def spoil(
     strength = strength**2 if lighter else strength
     strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
     return transformed, degrade(transformed.images, generator, strength, kinds)
-
-
-def _change(n: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A mirroring or none and an order of the channels for each of ``n`` rows, the same for all images."""
-    mirrored = (torch.rand(n, generator=generator) < 0.5).view(-1, 1, 1, 1)
-    order = torch.rand(n, 3, generator=generator).argsort(1).view(-1, 3, 1, 1)
-
-    def change(images: Tensor) -> Tensor:
-        images = torch.where(mirrored, images.flip(3), images)
-        return images.gather(1, order.expand_as(images))
-
-    return change
 
 
 def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> Tensor:

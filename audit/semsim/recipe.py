@@ -1,7 +1,8 @@
-"""Repeats the training of the packaged weights end to end: ``python -m fl_audit.semsim.recipe --data DIR``.
+"""The training of SemSim end to end: ``python -m fl_audit.semsim.recipe --data DIR``.
 
-DIR holds cifar10-jpeg.zip and caltech101-64.zip, and, if it is to be measured, judged-pairs.zip, which is
-never trained on. The model card says what the figures mean.
+DIR holds cifar10-jpeg.zip, caltech101-64.zip and judged-pairs.zip, which is never trained on: its originals
+are left out, and the answers about pairs of pictures belong to those that remain. The model card says what
+the figures mean, and what the packaged weights owe to earlier recipes.
 """
 
 import argparse
@@ -22,22 +23,17 @@ from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
 from fl_audit.semsim.card import card
 from fl_audit.semsim.degradations import KINDS
-from fl_audit.semsim.drawings import drawings
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.judged import Judged, judged_pairs
 from fl_audit.semsim.judgements import Judgements, read
+from fl_audit.semsim.material import HELD_OUT, PHOTOGRAPHS, picture_sets
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import ANSWERS, labels
-from fl_audit.semsim.pairs import REAL_SHARE, SIZE, Reconstructions, batches
-from fl_audit.semsim.pictures import Pictures, read_zip, split, without
+from fl_audit.semsim.pairs import REAL_SHARE, SIZE, batches
+from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
-
-HELD_OUT = 0.08
-"""Share of the pictures, and of the shards of real reconstructions, that calibrate and measure."""
-UNSEEN_ANSWERS = 0.1
-"""Share of the originals of judged pairs that nothing is fitted to or trained on."""
-
 
 CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3), (8_000, 1e-3))
 """Optimiser steps and highest learning rate of each cycle: over it the rate rises and falls once."""
@@ -65,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scale=options.scale,
             minutes=options.minutes,
             seed=options.seed,
-            answers=options.answers,
         )
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -111,14 +106,13 @@ def run(
     scale: float = 1.0,
     minutes: float | None = None,
     seed: int = 0,
-    answers: Path | None = None,
 ) -> tuple[Weights, dict[str, Agreement]]:
     """The whole recipe; the weights and how far they agree with what was held out."""
-    training, held = picture_sets(data, seed)
+    rounds = read()
+    training, held = picture_sets(data)
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
-    opinions = Judgements.make(training[:2], read(answers))
-    judged, unjudged = opinions.split(UNSEEN_ANSWERS, torch_generator(0, "held-out answers"))
+    judged, unjudged = Judgements.make(training[:PHOTOGRAPHS], rounds).split()
     source = batches(training, seen, torch_generator(seed, "pairs"), judged=judged)
     total = sum(cycles(1.0))
 
@@ -203,29 +197,10 @@ def held_out_pairs(
     return torch.cat(distances), torch.cat(answers)
 
 
-def picture_sets(data: Path, seed: int) -> tuple[list[Pictures], list[Pictures]]:
-    """Training and held-out pictures of each data set; none of them is an original of a judged pair.
-
-    The two data sets of photographs, and drawings.
-    """
-    sets = [
-        read_zip(data / "cifar10-jpeg.zip", "cifar10/train/", "CIFAR-10 (JPEG)"),
-        read_zip(data / "caltech101-64.zip", "caltech101-64/", "Caltech-101"),
-    ]
-    judged = judged_pairs(data / "judged-pairs.zip")
-    if judged:
-        originals = torch.cat([part.originals for part in judged.values()])
-        sets = [without(pictures, originals) for pictures in sets]
-    sets.append(drawings(torch_generator(seed, "drawings")))
-    parts = [split(pictures, HELD_OUT, torch_generator(seed, "held out", pictures.name)) for pictures in sets]
-    return [more for more, _ in parts], [fewer for _, fewer in parts]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fl_audit.semsim.recipe", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--reconstructions", type=Path, help="from examples/semsim_reconstructions.py")
-    parser.add_argument("--answers", type=Path, help="file of answers; default those that are packaged")
     parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
     parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
     parser.add_argument("--loss", choices=LOSSES, default="triplet")

@@ -13,8 +13,8 @@ from fl_audit.faithfulness.result import Ranking
 
 ORACLE = "the recognisability oracle (not people)"
 ORACLE_CAUTION = (
-    "SemSim was trained on labels of this formula, and SSIM is half of it where nothing was transformed: "
-    "both are favoured here. How far the metrics contradict one another does not depend on any label."
+    "SemSim was trained on labels of this oracle, and SSIM is among what it judges by: both are favoured "
+    "here. How far the metrics contradict one another does not depend on any label."
 )
 LABEL = "label"
 

@@ -33,7 +33,7 @@ class Pair(Model):
 class Done(Model):
     """A finished setting."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model: str
     setting: str
     augmentation: str
@@ -75,7 +75,7 @@ class Contradiction(Model):
 class Figures(Model):
     """Everything: ``study.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     judge: str = Field(description="who or what gave the labels")
     caution: str = Field(description="what the labels are not")
     options: Options

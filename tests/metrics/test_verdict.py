@@ -11,7 +11,7 @@ from fl_audit.metrics import THRESHOLD, RecognisabilityRule, leak_rate, negative
 from fl_audit.semsim import packaged
 
 
-def test_the_rule_is_the_calibrated_probability_at_eight_tenths() -> None:
+def test_the_rule_is_the_calibrated_probability_at_six_tenths() -> None:
     rule, calibration = RecognisabilityRule(), packaged().calibration
     border = (calibration.intercept - math.log(1.5)) / calibration.slope  # odds of three to two
     distances = torch.tensor([0.0, border - 0.01, border + 0.01, 100.0, math.nan], dtype=torch.float64)

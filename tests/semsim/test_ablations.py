@@ -15,8 +15,8 @@ from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import write_tensors
 from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.oracle import labels
-from fl_audit.semsim.pairs import Reconstructions
 from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import Batch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "semsim_ablations.py"

@@ -15,8 +15,9 @@ from fl_audit.semsim.degradations import KINDS, degrade
 from fl_audit.semsim.drawings import drawings
 from fl_audit.semsim.evaluation import auc
 from fl_audit.semsim.network import distance
-from fl_audit.semsim.pairs import Reconstructions, batches
+from fl_audit.semsim.pairs import batches
 from fl_audit.semsim.pictures import Pictures, split, without
+from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import Schedule, train
 from fl_audit.semsim.transforms import Transformed, random_transform
 

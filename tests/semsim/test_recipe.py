@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_audit.semsim import load
-from fl_audit.semsim.recipe import judged_pairs, main
+from fl_audit.semsim import judgements, load, recipe
+from fl_audit.semsim.judged import judged_pairs
+from fl_audit.semsim.judgements import Round
+from fl_audit.semsim.recipe import main
 
 
 def picture(seed: int, side: int = 32) -> bytes:
@@ -40,10 +42,14 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answers = data / "answers.json"
-    spoken = {"seed": 3, "batches": 1, "pairs": list(range(0, 120, 4)), "answers": ["1", "4", "02"] * 10}
-    answers.write_text(json.dumps({"rounds": [spoken]}))
+SPOKEN = [Round(seed=3, batches=1, pairs=list(range(0, 120, 4)), answers=["1", "4", "02"] * 10)]
+"""Answers about pairs of the tiny data sets, in place of the packaged ones."""
+
+
+def test_weights_and_card_come_out_and_again(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "read", lambda: SPOKEN)
     outputs = []
     for out in (data / "one", data / "two"):
         arguments = [
@@ -55,8 +61,6 @@ def test_weights_and_card_come_out_and_again(data: Path, capsys: pytest.CaptureF
             "lenet",
             "--scale",
             "0.0002",
-            "--answers",
-            str(answers),
         ]
         assert main([*arguments, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
@@ -76,3 +80,22 @@ def test_missing_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["--data", str(tmp_path)]) == 1
     assert "expected the data set CIFAR-10 (JPEG), found no such file" in capsys.readouterr().err
     assert judged_pairs(tmp_path / "judged-pairs.zip") == {}
+
+
+def test_answers_about_other_pictures_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (main, judgements.main):
+        assert command(["--data", str(data)]) == 2
+        assert "these are not the pictures that were judged" in capsys.readouterr().err
+
+
+def test_the_oracle_is_fitted_again(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judgements, "read", lambda: SPOKEN)
+    outs = [data / name for name in ("one.safetensors", "two.safetensors")]
+    for out in outs:
+        assert judgements.main(["--data", str(data), "--out", str(out), "--steps", "20"]) == 0
+        assert "fitted to 2" in capsys.readouterr().out
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert judgements.main(["--data", str(data / "none")]) == 1
+    assert "found no such file" in capsys.readouterr().err
