@@ -102,8 +102,8 @@ class Judgements:
         """
         parts = [make_pairs(sets, found) for found in rounds]
         answers = [sum(map(int, said)) / len(said) for found in rounds for said in found.answers]
-        images = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cls(*images, torch.tensor(answers))
+        originals, reconstructions, numbers = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(originals, reconstructions, numbers, torch.tensor(answers))
 
     def part(self, rows: Tensor) -> "Judgements":
         """Some of them."""
@@ -117,7 +117,7 @@ class Judgements:
         A photograph may be in both, in other colours or turned.
         """
         kinds = self.originals.flatten(1).long().sum(1)
-        names = kinds.unique()
+        names: Tensor = kinds.unique()  # type: ignore[no-untyped-call]
         order = torch.randperm(len(names), generator=torch_generator(0, "held-out answers"))
         unseen = torch.isin(kinds, names[order[: round(share * len(names))]])
         return self.part(~unseen), self.part(unseen)
@@ -164,6 +164,8 @@ def make_pairs(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, 
         transformed, spoiled = spoil(shown, generator, lighter=half % 2 == 0, whole=0.1)
         start = half * len(shown)
         wanted = order[(order >= start) & (order < start + len(shown))]
+        if not len(wanted):
+            continue
         own = wanted - start
         numbers = evidence(
             shown[own],

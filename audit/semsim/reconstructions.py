@@ -75,8 +75,8 @@ class Reconstructions:
 
     def grades(self) -> Tensor:
         """The oracle's grades, ``(N,)``."""
-        images = (part.float() / 255 for part in (self.original, self.victim, self.reconstruction))
-        return grade(*images, self.visible, self.kept)
+        own, victim, made = (part.float() / 255 for part in (self.original, self.victim, self.reconstruction))
+        return grade(own, victim, made, self.visible, self.kept)
 
     def weights(self) -> Tensor:
         """Chances ``(N,)`` of being drawn that make half of the draws hold something: most attacks failed."""
