@@ -28,6 +28,7 @@ from fl_audit.semsim.judgements import make_pairs, read
 from fl_audit.semsim.material import PHOTOGRAPHS, picture_sets
 
 ACROSS, DOWN = 5, 5
+EACH = ACROSS * DOWN
 SIDE, GAP, HEAD = 144, 24, 22
 
 
@@ -53,15 +54,14 @@ def main() -> int:
         return error.exit_code
     options.out.mkdir(parents=True, exist_ok=True)
     said = {}
-    places = torch.randperm(len(one.pairs), generator=torch_generator(one.seed, "shown"))
-    places = places[: options.sheets * ACROSS * DOWN]
-    for number, part in enumerate(places.split(ACROSS * DOWN)):
-        rows = part.tolist()
+    order = torch.randperm(len(one.pairs), generator=torch_generator(one.seed, "shown")).tolist()
+    for number in range(min(options.sheets, -(-len(order) // EACH))):
+        rows = order[number * EACH : (number + 1) * EACH]
         name = f"sheet{number}"
         sheet([(originals[row], reconstructions[row]) for row in rows]).save(options.out / f"{name}.png")
         said[name] = [{"pair": one.pairs[row], "answer": one.answers[row]} for row in rows]
     write_text(options.out / "answers.json", json.dumps(said, indent=1))
-    sys.stdout.write(f"{options.out}: {len(said)} sheets, {len(places)} pairs\n")
+    sys.stdout.write(f"{options.out}: {len(said)} sheets, {sum(map(len, said.values()))} pairs\n")
     return 0
 
 
