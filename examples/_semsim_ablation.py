@@ -17,7 +17,7 @@ from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.finetune import train_on_annotations
 from fl_audit.semsim.oracle import labels
 from fl_audit.semsim.pairs import SIZE, batches
-from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.pictures import Pictures, as_uint8
 from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import Batch, Loss, Schedule, train
 from fl_audit.semsim.triplet import MARGIN
@@ -114,8 +114,8 @@ def annotated(source: Iterator[Batch], pairs: int, annotators: int, seed: int) -
     answers = labels(grades + DOUBT * noise).mean(0)
     return Annotations(
         tuple(map(str, range(pairs))),
-        _bytes(originals),
-        _bytes(made),
+        as_uint8(originals),
+        as_uint8(made),
         answers,
         torch.full((pairs,), annotators),
         torch.empty(0, *originals.shape[1:], dtype=torch.uint8),
@@ -157,7 +157,3 @@ def _agreement(distances: Tensor, answers: Tensor) -> Agreement:
 
 def _is(shard: Shard, left: Left) -> bool:
     return left.what != "kind" and shard.facts[left.what] == left.value
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)

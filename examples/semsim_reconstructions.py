@@ -30,7 +30,7 @@ from fl_audit.core.files import write_tensors
 from fl_audit.core.seeding import seeded_globals, torch_generator
 from fl_audit.models import models
 from fl_audit.semsim.material import picture_sets
-from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.pictures import Pictures, as_uint8
 from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.transforms import random_transform
 
@@ -129,7 +129,7 @@ def invert(
     found: dict[str, list[Tensor]] = {"original": [], "victim": [], "reconstruction": []}
     for snapshot in optimise(model, observed, labels, setting, generator):
         for name, images in (("original", originals), ("victim", victims), ("reconstruction", snapshot)):
-            found[name].append((images * 255).round().to(torch.uint8))
+            found[name].append(as_uint8(images))
     shard = {name: torch.cat(parts) for name, parts in found.items()}
     stages = len(shard["original"]) // problems
     return shard | {"kept": kept.repeat(stages), "visible": transformed.visible.repeat(stages)}

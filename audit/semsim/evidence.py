@@ -38,21 +38,22 @@ def evidence(
     """
     evened = even(victims, reconstructions)
     own, theirs, level = luminance(victims), luminance(reconstructions), luminance(evened)
-    colours = _correlation(victims - own, reconstructions - theirs, centred=False)
+    small = avg_pool2d(own, 2)
+    own_bands, their_bands = bands(victims), bands(reconstructions)
     columns = [
-        agreement(victims, reconstructions),
+        agreement(own_bands, their_bands),
         ssim(victims, evened),
-        colours,
+        _correlation(victims - own, reconstructions - theirs, centred=False),
         (reconstructions - theirs).flatten(1).std(1),
         _correlation(avg_pool2d(own, 8), avg_pool2d(theirs, 8)),
         theirs.flatten(1).std(1),
         own.flatten(1).std(1),
     ]
-    for a, b in zip(bands(victims), bands(reconstructions), strict=True):
+    for a, b in zip(own_bands, their_bands, strict=True):
         columns += _band(a, b)
-    full, half = _parts(own, level, 7), _parts(avg_pool2d(own, 2), avg_pool2d(level, 2), 5)
+    full, half = _parts(own, level, 7), _parts(small, avg_pool2d(level, 2), 5)
     columns += [*_quantiles(full[0], (0.25, 0.5, 0.9)), full[1], *_quantiles(half[0], (0.5,)), half[1]]
-    columns += [*_edges(own, theirs), *_edges(avg_pool2d(own, 2), avg_pool2d(theirs, 2))]
+    columns += [*_edges(own, theirs), *_edges(small, avg_pool2d(theirs, 2))]
     columns += [visible, kept, (originals - victims).square().flatten(1).mean(1)]
     columns += [_strength(band) for band in bands(originals)]
     return torch.stack(columns, 1)

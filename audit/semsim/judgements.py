@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -29,8 +28,9 @@ from fl_audit.semsim import oracle
 from fl_audit.semsim.evidence import evidence
 from fl_audit.semsim.material import PHOTOGRAPHS, picture_sets
 from fl_audit.semsim.pairs import spoil, vary
-from fl_audit.semsim.pictures import Pictures
+from fl_audit.semsim.pictures import Pictures, as_uint8
 from fl_audit.semsim.structure import transform_grade
+from fl_audit.semsim.weights import packaged_path
 
 UNSEEN = 0.1
 """Share of the originals whose answers nothing is fitted to or trained on."""
@@ -134,7 +134,7 @@ def read(path: Path | None = None) -> list[Round]:
         MissingDataError: there is no such file.
         ConfigError: it does not hold answers, with what is wrong.
     """
-    path = path or Path(str(files("fl_audit.semsim").joinpath("weights", "judgements.json")))
+    path = path or packaged_path().with_name("judgements.json")
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; the packaged answers come with fl-audit")
     try:
@@ -155,7 +155,7 @@ def make_pairs(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, 
     generator = torch_generator(found.seed, "sheets")
     order = torch.tensor(found.pairs)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    kept: list[Tensor] = []
+    made: list[Tensor] = []
     for half in range(2 * found.batches):
         if half % 2 == 0:
             rows = [torch.randint(len(part.images), (_EACH,), generator=generator) for part in sets]
@@ -163,10 +163,10 @@ def make_pairs(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, 
             shown = vary(shown, generator)
         transformed, spoiled = spoil(shown, generator, lighter=half % 2 == 0, whole=0.1)
         start = half * len(shown)
-        wanted = order[(order >= start) & (order < start + len(shown))]
-        if not len(wanted):
+        places = ((order >= start) & (order < start + len(shown))).nonzero().flatten()
+        if not len(places):
             continue
-        own = wanted - start
+        own = order[places] - start
         numbers = evidence(
             shown[own],
             transformed.images[own],
@@ -174,10 +174,10 @@ def make_pairs(sets: Sequence[Pictures], found: Round) -> tuple[Tensor, Tensor, 
             transformed.visible[own],
             transform_grade(transformed)[own],
         )
-        parts.append((_bytes(shown[own]), _bytes(spoiled[own]), numbers))
-        kept.append(wanted)
-    places = torch.cat(kept).argsort()[order.argsort().argsort()]
-    originals, reconstructions, numbers = (torch.cat(part)[places] for part in zip(*parts, strict=True))
+        parts.append((as_uint8(shown[own]), as_uint8(spoiled[own]), numbers))
+        made.append(places)
+    back = torch.cat(made).argsort()
+    originals, reconstructions, numbers = (torch.cat(part)[back] for part in zip(*parts, strict=True))
     mean = float(originals.float().mean())
     if found.mean_pixel is not None and abs(mean - found.mean_pixel) > _TOLERANCE:
         raise ConfigError(
@@ -211,10 +211,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"on {len(unseen.answers)} others Spearman {told:.3f}\n"
     )
     return 0
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ reconstruction. It was fitted to answers of a vision-language model that looked 
 """
 
 import functools
-from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +18,7 @@ from fl_audit.core.errors import MissingWeightsError
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.semsim.evidence import NAMES, evidence
 from fl_audit.semsim.structure import FAINT
+from fl_audit.semsim.weights import packaged_path
 
 UNRECOGNISABLE, RECOGNISABLE = 0.375, 0.625
 """Grades at or under the first are labelled 0, at or over the second 1, between them 0.5: half way between
@@ -26,7 +26,7 @@ the answers 1 (hardly anything), 2 (partly) and 3 (recognisable, though degraded
 ANSWERS = 4
 """The greatest answer: clearly recognisable as the same content. The least is 0."""
 
-PATH = Path(str(files("fl_audit.semsim").joinpath("weights", "oracle.safetensors")))
+PATH = packaged_path().with_name("oracle.safetensors")
 """Of the fitted oracle that comes with the package."""
 
 STEPS = 6000
@@ -122,7 +122,6 @@ def grade(
     An original of one colour shows nothing that could be recognised.
     """
     grades = packaged().grade(evidence(originals, victims, reconstructions, visible, kept))
-    # An original that is all of one colour was never among the judged ones.
     contrast = originals.flatten(2).std(2).amax(1)
     return grades * (contrast / FAINT).clamp(max=1)
 

@@ -1,6 +1,7 @@
 """Graded pairs for training: pictures, a client's transformation, a degradation or a real reconstruction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,9 @@ from fl_audit.semsim.transforms import Transformed, luminance, random_transform
 
 if TYPE_CHECKING:
     from fl_audit.semsim.judgements import Judgements
+
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+"""So many originals, reconstructions of them and grades, from a generator."""
 
 SIZE = 64
 """Originals in a batch."""
@@ -42,8 +46,12 @@ def batches(
         kinds: degradations to draw from, with weights; None for all.
         judged: judged pairs to mix in.
     """
-    opinions = None if judged is None else judged.grades()
-    chances = None if real is None else real.weights()
+    draws: list[tuple[slice, Draw]] = []
+    if real is not None:
+        draws.append((slice(round(REAL_SHARE * size)), partial(_drawn, real, real.weights())))
+    if judged is not None:
+        last = slice(size - round(JUDGED_SHARE * size), size)
+        draws.append((last, partial(_answered, judged, judged.grades())))
     weights = torch.tensor([part.weight for part in sets])
     while True:
         counts = torch.multinomial(weights, size, replacement=True, generator=generator)
@@ -60,23 +68,10 @@ def batches(
             found.append(reconstructions)
             grades.append(seen)
         order = torch.randperm(size, generator=generator)
-        own, judged_own = order[: round(REAL_SHARE * size)], order[size - round(JUDGED_SHARE * size) :]
-        if real is not None and chances is not None:
-            rows = torch.multinomial(chances, len(own), replacement=True, generator=generator)
-            drawn = real.part(rows).varied(generator)
-            originals[own] = drawn.original.float() / 255
-            found[0][own] = drawn.reconstruction.float() / 255
-            grades[0][own] = drawn.grades()
+        for place, draw in draws:
+            own = order[place]
+            originals[own], found[0][own], grades[0][own] = draw(len(own), generator)
             found[1][own], grades[1][own] = synthetic(originals[own], generator, kinds=kinds)
-        if judged is not None and opinions is not None:
-            rows = torch.randint(len(opinions), (len(judged_own),), generator=generator)
-            change = alike(len(rows), generator)
-            originals[judged_own] = change(judged.originals[rows]).float() / 255
-            found[0][judged_own] = change(judged.reconstructions[rows]).float() / 255
-            grades[0][judged_own] = opinions[rows]
-            found[1][judged_own], grades[1][judged_own] = synthetic(
-                originals[judged_own], generator, kinds=kinds
-            )
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 
 
@@ -124,6 +119,28 @@ def spoil(
     strength = strength**2 if lighter else strength
     strength = torch.where(torch.rand(len(originals), generator=generator) < whole, 0.0, strength)
     return transformed, degrade(transformed.images, generator, strength, kinds)
+
+
+def _drawn(
+    real: Reconstructions, chances: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals, real reconstructions of them, and the oracle's grades."""
+    rows = torch.multinomial(chances, count, replacement=True, generator=generator)
+    some = real.part(rows).varied(generator)
+    return some.original.float() / 255, some.reconstruction.float() / 255, some.grades()
+
+
+def _answered(
+    judged: "Judgements", grades: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals, reconstructions that were judged, and their grades."""
+    rows = torch.randint(len(grades), (count,), generator=generator)
+    change = alike(count, generator)
+    return (
+        change(judged.originals[rows]).float() / 255,
+        change(judged.reconstructions[rows]).float() / 255,
+        grades[rows],
+    )
 
 
 def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> Tensor:

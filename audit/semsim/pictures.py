@@ -97,3 +97,8 @@ def split(pictures: Pictures, share: float, generator: torch.Generator) -> tuple
     order = torch.randperm(len(pictures.images), generator=generator)
     cut = round(share * len(order))
     return pictures.part(order[cut:]), pictures.part(order[:cut])
+
+
+def as_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8 of the same shape, rounded."""
+    return (images * 255).round().to(torch.uint8)

@@ -6,6 +6,8 @@ reconstruction holds, `transform_grade` how much of the original the victim stil
 transformation, with the geometry undone. They are among the evidence of `oracle`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
@@ -58,10 +60,10 @@ def even(victims: Tensor, reconstructions: Tensor) -> Tensor:
     return (centred * gain.clamp(1, 2) + victims.mean(every, keepdim=True)).clamp(0, 1)
 
 
-def agreement(victims: Tensor, reconstructions: Tensor) -> Tensor:
-    """Correlation in each band, lowered where the structure is smoothed away or faint, ``(N,)`` in [0, 1]."""
-    seen = counted = torch.zeros(len(victims))
-    for weight, own, theirs in zip(BAND_WEIGHTS, bands(victims), bands(reconstructions), strict=True):
+def agreement(victims: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> Tensor:
+    """Correlation in each of the `bands`, lowered where structure is smoothed away or faint, in [0, 1]."""
+    seen = counted = torch.zeros(len(victims[0]))
+    for weight, own, theirs in zip(BAND_WEIGHTS, victims, reconstructions, strict=True):
         a, b = own.flatten(1), theirs.flatten(1)
         covariance = (a * b).mean(1)
         energy_a, energy_b = a.square().mean(1), b.square().mean(1)
@@ -105,10 +107,10 @@ def _windows(side: int, dtype: torch.dtype) -> Tensor:
 def bands(images: Tensor) -> tuple[Tensor, ...]:
     """Differences of successive halvings of the luminance, from fine to coarse."""
     level = luminance(images)
-    bands = []
+    found = []
     for _ in BAND_WEIGHTS:
         smaller = avg_pool2d(level, 2)
         enlarged = interpolate(smaller, scale_factor=2, mode="bilinear", align_corners=False)
-        bands.append(level - enlarged)
+        found.append(level - enlarged)
         level = smaller
-    return tuple(bands)
+    return tuple(found)
