@@ -65,6 +65,11 @@ def marked(mark: str) -> list[str]:
     return found
 
 
+def running(mark: str, command: str) -> int:
+    """How many of the marked processes are of this command."""
+    return sum(command in line for line in marked(mark))
+
+
 def gone(mark: str, seconds: float) -> list[str]:
     """What is left of the marked processes after waiting for their end."""
     end = time.monotonic() + seconds
