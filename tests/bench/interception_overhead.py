@@ -62,6 +62,9 @@ def main() -> None:
     )
     grown = max(run["grown"] / run["model"] for _, run in pairs)
     wall, cpu = (statistics.median(b[what] / a[what] for a, b in pairs) for what in ("round", "cpu"))
+    alike, alike_cpu = (
+        statistics.median(b[what] / a[what] for a, b in pairs) for what in ("below", "below cpu")
+    )
     peak = statistics.median((b["peak"] - a["peak"]) / a["model"] for a, b in pairs)
     model = pairs[0][0]["model"]
     print(
@@ -76,6 +79,9 @@ def main() -> None:
         f"        it is {WANTED:.0%} where clients train on {inside / WANTED * options.batches:.1f} batches"
     )
     print(f"        whole rounds {wall - 1:+.1%} wall, {cpu - 1:+.1%} CPU (medians of {len(pairs)} pairs)")
+    print(
+        f"        what clients train, alike in both: {alike - 1:+.1%} wall, {alike_cpu - 1:+.1%} CPU, noise"
+    )
     print(f"memory: at most {grown:.2f} copies of the model while recording (wanted: under 1)")
     print(f"        peak of the whole process {peak:+.2f} copies of the model (median)")
     print(f"load average {os.getloadavg()[0]:.1f}")
@@ -141,6 +147,8 @@ def _worker(options: argparse.Namespace) -> dict[str, float]:
     return {
         "round": wall / options.rounds,
         "cpu": cpu / options.rounds,
+        "below": below.seconds / options.rounds,
+        "below cpu": below.cpu / options.rounds,
         "inside": (above.seconds - below.seconds) / options.rounds,
         "inside cpu": (above.cpu - below.cpu) / options.rounds,
         "grown": above.grown,

@@ -17,7 +17,7 @@ from fl_audit.core.captures import list_captures, read_truth
 from fl_audit.core.errors import CaptureError
 from fl_audit.federation.overlay.launchers import with_launchers, write_launchers
 from fl_audit.federation.overlay.servers import free_port
-from tests.e2e.apps import CLIENT, TASK
+from tests.e2e.apps import CLIENT, SERVER, TASK
 from tests.e2e.deployed import MARK, agree, app_of_two_clients, federate, gone, needs_flower, running
 
 pytestmark = needs_flower
@@ -31,7 +31,8 @@ def test_a_deployment_captures_and_leaks_what_the_local_engine_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MARK, str(tmp_path))
-    app = app_of_two_clients(tmp_path, "deployed")
+    # With evaluation: its process must not make that of the training forgotten.
+    app = app_of_two_clients(tmp_path, "deployed", server=SERVER)
     options = ["--engine", "flwr", "--deployment", "--clients", "2"]
     run = tmp_path / "run"
     assert _run(["app", str(app), "--out", str(run), *ATTACK, *options]) == 0

@@ -57,6 +57,15 @@ def test_a_normalisation_that_nobody_saw_is_worked_out_from_the_pixels(norm: Nor
     torch.testing.assert_close(result.undo(fed(images, norm)), images, atol=1e-5, rtol=0)
 
 
+def test_grey_as_the_mean_of_three_channels_of_8_bits_is_known_though_it_is_dark() -> None:
+    """As scikit-image's faces are: 765 levels, few of which one small image has."""
+    sums = torch.randint(0, 250, (625,), generator=torch.Generator().manual_seed(1))
+    images = (sums.view(1, 1, 25, 25) / 765).float()
+    assert found(images, [], []).how.startswith("none")
+    dim = found(fed(images, ((0.5,), (0.5,))), [], [((0.5,), (0.5,))])
+    torch.testing.assert_close(dim.undo(fed(images, ((0.5,), (0.5,)))), images)
+
+
 def test_channels_with_one_normalisation_share_their_black_and_white() -> None:
     images = pixels(0, 200)
     images[:, 0] = pixels(60, 255)[:, 0]

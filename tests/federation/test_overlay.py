@@ -233,6 +233,15 @@ def test_what_several_processes_saw_is_the_first_of_each_fact() -> None:
     assert together([]) == Seen()
 
 
+def test_a_process_that_only_evaluates_does_not_make_what_an_earlier_one_saw_forgotten(tmp_path: Path) -> None:
+    spool = Spool(job(tmp_path))
+    spool.begin()
+    training = Seen(recipe_missing="a lambda", image_shape=(1, 8, 8), classes=10, loss="nll", torch=True)
+    for seen in (training, Seen(image_shape=(1, 8, 8), torch=True, half=True)):
+        spool.put_seen(7, seen)
+    assert spool.seen() == [training.model_copy(update={"half": True})]
+
+
 def test_a_server_only_audit_knows_what_it_is_told_and_names_the_rest(tmp_path: Path) -> None:
     app = write_app(tmp_path, package="stated")
     task = app / "stated/task.py"

@@ -36,9 +36,13 @@ SAMPLE = 200_000
 
 
 def on_levels(images: Tensor) -> bool:
-    """Whether images in [0, 1] have pixels of 8 bits, but for a minority of the values that occur."""
+    """Whether images in [0, 1] have pixels of 8 bits, but for a minority of the values that occur.
+
+    Or grey ones that are the mean of three such channels.
+    """
     values = torch.unique((_some(images).double() * 255 / GRAIN).round()) * GRAIN
-    return len(values) > 1 and bool(_near(values).double().mean() >= MOST)
+    shares = [_near(values * channels).double().mean() for channels in (1, 3)]
+    return len(values) > 1 and bool(max(shares) >= MOST)
 
 
 def are_quantised(inputs: Tensor) -> bool:

@@ -18,6 +18,7 @@ from fl_audit.core.errors import CaptureError
 from fl_audit.core.files import read_model, read_tensors, write_json, write_tensors
 from fl_audit.core.types import CaptureKey, GroundTruth
 from fl_audit.federation.apps.job import AppJob, Seen
+from fl_audit.federation.apps.outcome import together
 from fl_audit.federation.apps.watch import HELD_OUT
 
 ARRIVING = ".arriving"
@@ -76,14 +77,17 @@ class Spool:
         return {node: self._take(node, number) for node, number in rounds.items()}
 
     def put_seen(self, node: int, seen: Seen) -> None:
-        """What a client's process knows of the app by now."""
-        write_json(self._folder / f"seen-{node}.json", seen.model_dump(mode="json"))
+        """What a client's process knows of the app by now, beside what those before it knew.
+
+        A SuperNode starts a process for each message: one that evaluates knows nothing of the training.
+        """
+        path = self._folder / f"seen-{node}.json"
+        before = [_read_seen(path)] if path.is_file() else []
+        write_json(path, together([*before, seen]).model_dump(mode="json"))
 
     def seen(self) -> list[Seen]:
         """What the clients' processes know, by node."""
-        return [
-            read_model(path, Seen, "what a client saw") for path in sorted(self._folder.glob("seen-*.json"))
-        ]
+        return [_read_seen(path) for path in sorted(self._folder.glob("seen-*.json"))]
 
     def put_held_out(self, node: int, images: Tensor, labels: Tensor) -> None:
         """Images ``(N, C, H, W)`` in [0, 1] that a client evaluated on, and labels ``(N,)``; kept once."""
@@ -143,3 +147,7 @@ class Spool:
         if shape != self._shape:
             return f"the images have shape {shape}, those of earlier clients {self._shape}"
         return truth
+
+
+def _read_seen(path: Path) -> Seen:
+    return read_model(path, Seen, "what a client saw")
