@@ -163,6 +163,6 @@ class Member:
     def total_rate(self) -> float | None:
         """Factor on its mean gradient in the aggregate; None if its optimiser adds up no gradients."""
         training = self.problem.training
-        if training is None or training.optimizer != "sgd":
+        if training is None or training.optimizer != "sgd" or training.clip_norm is not None:
             return None
         return self.weight * total_rate(training, len(self.problem.step_sizes))

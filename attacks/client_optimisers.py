@@ -12,6 +12,9 @@ from fl_audit.core.types import TrainingDetails
 State = tuple[Tensor, ...]
 """The parameters, then each slot of the optimiser: momentum, moments. One flat tuple."""
 
+_CLIP_EPS = 1e-6
+"""What PyTorch adds to the norm."""
+
 
 class ClientOptimiser(Protocol):
     """Moves parameters by gradients.
@@ -105,8 +108,35 @@ class Adam:
         return (*moved, *means, *squares, *largest)
 
 
+@dataclass(frozen=True)
+class Clipped:
+    """Another optimiser that is given gradients as `torch.nn.utils.clip_grad_norm_` clips them."""
+
+    inner: ClientOptimiser
+    norm: float
+
+    linear = False
+
+    @property
+    def slots(self) -> int:
+        """Those of the other."""
+        return self.inner.slots
+
+    def step(self, number: int, state: State, gradients: Sequence[Tensor]) -> State:
+        """See `ClientOptimiser`."""
+        total = _sqrt(torch.stack([g.square().sum() for g in gradients]).sum())
+        factor = (self.norm / (total + _CLIP_EPS)).clamp(max=1.0)
+        return self.inner.step(number, state, tuple(factor * g for g in gradients))
+
+
 OPTIMISERS: Mapping[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "adamw": Adam}
 """By `TrainingDetails.optimizer`."""
+
+
+def optimiser_of(details: TrainingDetails) -> ClientOptimiser:
+    """The optimiser of a client that trains so."""
+    optimiser: ClientOptimiser = OPTIMISERS[details.optimizer](details)
+    return optimiser if details.clip_norm is None else Clipped(optimiser, details.clip_norm)
 
 
 def rate_of(details: TrainingDetails, number: int) -> float:

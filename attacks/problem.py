@@ -1,6 +1,7 @@
 """The problem that an attack solves, prepared once: model, observed gradient, number of images, seed."""
 
 import copy
+import math
 from dataclasses import replace
 
 import torch
@@ -25,6 +26,9 @@ from fl_audit.core.seeding import torch_generator
 from fl_audit.core.types import Update
 
 __all__ = ["MAX_IMAGES", "AttackFailed", "Named", "Problem", "prepare"]
+
+_CLIPPED = 1e-3
+"""A gradient that is shorter than the norm at which it would be clipped, by less than this, may have been."""
 
 
 def prepare(
@@ -59,6 +63,7 @@ def prepare(
     model.to(device=device, dtype=torch.float32)
     trained = _trained(model, arrays.change, notes)
     gradient = arrays.sends == "gradient"
+    whole = all(name in arrays.change for name, p in model.named_parameters() if p.requires_grad)
     layout = lay_out(
         update,
         knowledge,
@@ -73,6 +78,7 @@ def prepare(
     everything = {**values, **dict(model.named_buffers())}
     # The mean of several clients' statistics is that of no batch.
     buffers = [name for name in arrays.received if name not in values and not layout.members]
+    observed = _observed(arrays, parameters, layout)
     problem = Problem(
         model=model,
         parameters=parameters,
@@ -81,8 +87,8 @@ def prepare(
         buffers_received={name: arrays.received[name].to(device) for name in buffers},
         batch_norm=knowledge.batch_norm,
         surrogate=None if knowledge.surrogate is None else knowledge.surrogate.to(device),
-        observed=_observed(arrays, parameters, layout),
-        exact_scale=training is not None or gradient,
+        observed=observed,
+        exact_scale=gradient or _to_scale(observed, layout, whole=whole),
         step_sizes=plan.step_sizes,
         training=training,
         labels=None if plan.labels is None else plan.labels.to(device),
@@ -160,6 +166,20 @@ def _observed(arrays: Arrays, parameters: Named, layout: Layout) -> Named:
     if not all(bool(torch.isfinite(value).all()) for value in observed.values()):
         raise AttackFailed("the update is too large for float32: its gradient is infinite")
     return observed
+
+
+def _to_scale(observed: Named, layout: Layout, *, whole: bool) -> bool:
+    """Whether ``observed`` is as long as what a simulation gives: a clipped gradient has lost its length.
+
+    ``whole``: whether the update holds all of what was clipped together.
+    """
+    training = layout.training
+    if training is None or training.clip_norm is None:
+        return training is not None
+    if training.optimizer != "sgd" or len(layout.plan.step_sizes) > 1 or layout.members:
+        return True  # the simulation clips as well
+    length = math.sqrt(sum(float(value.double().square().sum()) for value in observed.values()))
+    return whole and length < (1 - _CLIPPED) * training.clip_norm
 
 
 def _trained(model: nn.Module, change: Named, notes: list[str]) -> list[str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.func import grad, jvp, vjp
 
-from fl_audit.attacks.client_optimisers import OPTIMISERS, ClientOptimiser, State
+from fl_audit.attacks.client_optimisers import ClientOptimiser, State, optimiser_of
 from fl_audit.core.types import TrainingDetails
 
 WIDTH = 8
@@ -60,7 +60,7 @@ class Unrolling:
     @cached_property
     def optimiser(self) -> ClientOptimiser:
         """The client's optimiser."""
-        return OPTIMISERS[self.details.optimizer](self.details)
+        return optimiser_of(self.details)
 
     @cached_property
     def initial(self) -> State:

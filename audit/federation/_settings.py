@@ -24,15 +24,21 @@ class Settings:
         optimizer: class name, lower case.
         groups: settings of each parameter group.
         fresh: whether it has no state yet.
+        clip_norm: the norm at which all gradients of the step were clipped together; None: they were not.
     """
 
     optimizer: str
     groups: tuple[dict[str, Any], ...]
     fresh: bool
+    clip_norm: float | None = None
 
 
-def read_settings(optimizer: torch.optim.Optimizer) -> Settings:
-    """Copy what ``optimizer`` is set to just before a step."""
+Clip = tuple[frozenset[int], float]
+"""Which gradients, by `id` of their parameters, were clipped together, and at which norm."""
+
+
+def read_settings(optimizer: torch.optim.Optimizer, clips: Sequence[Clip] = ()) -> Settings:
+    """Copy what ``optimizer`` is set to just before a step; ``clips`` count that are of all its gradients."""
     groups = tuple(
         {name: _plain(value) for name, value in group.items() if name in _NAMES}
         for group in optimizer.param_groups
@@ -42,7 +48,14 @@ def read_settings(optimizer: torch.optim.Optimizer) -> Settings:
         name = "adamw"
     if groups[0].get("maximize"):
         name = f"{name} with maximize"
-    return Settings(name, groups, not optimizer.state)
+    moved = frozenset(
+        id(parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    )
+    norms = [norm for whose, norm in clips if whose == moved]
+    return Settings(name, groups, not optimizer.state, min(norms, default=None))
 
 
 def training_details(steps: Sequence[Settings], *, batch_size: int, train_mode: bool) -> TrainingDetails:
@@ -50,7 +63,7 @@ def training_details(steps: Sequence[Settings], *, batch_size: int, train_mode: 
     first = steps[0].groups[0]
     rates = tuple(_number(step.groups[0], "lr") for step in steps)
     same_rate = all(group.get("lr") == step.groups[0].get("lr") for step in steps for group in step.groups)
-    rest = [{**group, "lr": None} for step in steps for group in step.groups]
+    rest = [{**group, "lr": None, "clip": step.clip_norm} for step in steps for group in step.groups]
     betas = first.get("betas", TrainingDetails.betas)
     return TrainingDetails(
         optimizer=steps[0].optimizer,
@@ -68,6 +81,7 @@ def training_details(steps: Sequence[Settings], *, batch_size: int, train_mode: 
         learning_rates=rates if len(set(rates)) > 1 else None,
         uniform=same_rate and rest.count(rest[0]) == len(rest) and len({s.optimizer for s in steps}) == 1,
         fresh=steps[0].fresh,
+        clip_norm=steps[0].clip_norm,
     )
 
 

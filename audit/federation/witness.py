@@ -32,7 +32,7 @@ from fl_audit.federation._calls import (
     noted,
 )
 from fl_audit.federation._losses import Losses, SeenLoss
-from fl_audit.federation._settings import Settings, read_settings, training_details
+from fl_audit.federation._settings import Clip, Settings, read_settings, training_details
 
 UNSEEN = "no optimiser step on a model's output was seen: this way of training cannot be watched"
 """Why there is no truth where nothing else is known."""
@@ -60,6 +60,14 @@ def report_batch(images: Tensor, originals: Tensor) -> None:
         seen.told = copied(images), copied(originals)
 
 
+def report_clipping(parameters: Sequence[Tensor], norm: float) -> None:
+    """Tell whoever watches that the gradients of ``parameters`` are about to be clipped together."""
+    seen = _watching.get()
+    if seen is not None and norm > 0:
+        whose = frozenset(id(parameter) for parameter in parameters if parameter.grad is not None)
+        seen.clips.append((whose, norm))
+
+
 def report_nothing(reason: str) -> None:
     """Tell whoever watches why no image was used."""
     seen = _watching.get()
@@ -75,11 +83,13 @@ class Witness:
         steps: the optimiser steps that images fed.
         told: images that are about to be seen, and the originals that they stand for.
         nothing: why no image was used, where the client says so.
+        clips: of gradients, since the last step.
     """
 
     steps: list[_Step] = field(default_factory=list)
     told: tuple[Tensor, Tensor] | None = None
     nothing: str = UNSEEN
+    clips: list[Clip] = field(default_factory=list)
     _open: list[Call] = field(default_factory=list)
     _depth: int = 0
     _entered: tuple[Tensor, ...] = ()
@@ -219,7 +229,8 @@ class Witness:
                 return
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._settings = read_settings(optimizer)
+        self._settings = read_settings(optimizer, self.clips)
+        self.clips.clear()
         self._close(self._settings)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -187,7 +187,9 @@ def _training(config: RunConfig, outcome: AppOutcome) -> dict[str, object]:
         "train_mode": seen.train_mode,
         "loss": outcome.loss if config.threat.loss == CROSS_ENTROPY else config.threat.loss,
     }
-    return facts | {name: value for name in ("momentum", "weight_decay") if (value := getattr(seen, name))}
+    return facts | {
+        name: value for name in ("momentum", "weight_decay", "clip_norm") if (value := getattr(seen, name))
+    }
 
 
 def _most_images(folder: RunFolder, slug: str) -> int:

@@ -167,6 +167,8 @@ def train(
             loss = loss + proximal / 2 * (parameter - origin).square().sum()
         optimiser.zero_grad()
         torch.autograd.backward(loss)
+        if details.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), details.clip_norm)
         optimiser.step()
 
 

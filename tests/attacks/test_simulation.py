@@ -43,6 +43,10 @@ TRAININGS = {
     "adam with its own betas": replace(ADAM, betas=(0.5, 0.9), eps=1e-3, local_steps=2, batch_size=2),
     "amsgrad": replace(ADAM, amsgrad=True, betas=(0.5, 0.5), local_steps=4),
     "adamw": replace(ADAM, optimizer="adamw", weight_decay=0.3, local_steps=4),
+    "clipped": replace(EVERYTHING, local_steps=4, clip_norm=0.3),
+    "hardly clipped": replace(EVERYTHING, local_steps=4, clip_norm=1.5),
+    "adam, clipped": replace(ADAM, local_steps=2, batch_size=2, clip_norm=0.1),
+    "one step, not clipped": replace(EVERYTHING, batch_size=4, clip_norm=1e3),
 }
 
 
@@ -60,7 +64,7 @@ def test_simulating_the_true_images_gives_the_observed_update(net: str, kind: st
         assert torch.allclose(seen[name], value, rtol=1e-3, atol=3e-6), name
 
 
-@pytest.mark.parametrize("kind", ["one step", "nesterov", "adam", "adam, one step"])
+@pytest.mark.parametrize("kind", ["one step", "nesterov", "adam", "adam, one step", "clipped"])
 def test_its_slope_is_that_of_finite_differences(kind: str) -> None:
     case = make_case("small", labels=(0, 2, 2, 1), classes=3, training=TRAININGS[kind])
     problem = prepared(case)
@@ -157,6 +161,27 @@ def test_a_unit_step_is_minus_the_learning_rate_times_the_gradient() -> None:
         assert parameter.grad is not None
         assert torch.allclose(delta[name], -0.25 * parameter.grad, atol=1e-7)
         assert torch.allclose(problem.observed[name], parameter.grad, atol=1e-6)
+
+
+def test_a_clipped_gradient_has_its_direction_and_not_its_length() -> None:
+    details = replace(EVERYTHING, batch_size=4, clip_norm=0.2)
+    case = make_case("small", labels=(0, 2, 2, 1), classes=3, training=details)
+    problem = prepared(case)
+    assert problem.is_gradient
+    assert not problem.exact_scale
+    assert problem.gradient_scale is None
+    seen, observed = (
+        torch.cat([value.flatten() for value in values.values()])
+        for values in (simulate(problem, case.images, case.labels), problem.observed)
+    )
+    assert float(observed.norm()) == pytest.approx(0.2, rel=1e-3)
+    assert float(torch.nn.functional.cosine_similarity(seen.detach(), observed, dim=0)) > 1 - 1e-5
+
+
+def test_several_clipped_steps_add_up_to_no_known_multiple_of_a_gradient() -> None:
+    for kind, known in (("nesterov", True), ("clipped", False)):
+        problem = prepared(make_case(labels=(0, 2, 2, 1), classes=3, training=TRAININGS[kind]))
+        assert (problem.gradient_scale is not None) is known
 
 
 class Rounding(nn.Module):

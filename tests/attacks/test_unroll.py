@@ -17,6 +17,7 @@ from fl_audit.core.types import TrainingDetails
 from fl_audit.models import models
 
 SGD = TrainingDetails(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+CLIPPED = replace(SGD, clip_norm=0.5)
 ADAM = TrainingDetails(optimizer="adamw", learning_rate=0.01, amsgrad=True, eps=1e-3)
 
 
@@ -60,7 +61,7 @@ def slope(plan: Unrolling, images: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     return flat.detach(), found
 
 
-@pytest.mark.parametrize("details", [SGD, ADAM], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("details", [SGD, ADAM, CLIPPED], ids=["sgd", "adamw", "clipped"])
 @pytest.mark.parametrize("steps", [1, 3, WIDTH, WIDTH + 1, 2 * WIDTH + 3])
 def test_it_equals_plain_unrolling(steps: int, details: TrainingDetails) -> None:
     plan = replace(plan_of(net(), details, steps), proximal=0.1)
@@ -73,7 +74,7 @@ def test_it_equals_plain_unrolling(steps: int, details: TrainingDetails) -> None
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
 
 
-@pytest.mark.parametrize("details", [SGD, ADAM], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("details", [SGD, ADAM, CLIPPED], ids=["sgd", "adamw", "clipped"])
 def test_rows_on_one_axis_equal_each_alone(details: TrainingDetails) -> None:
     steps = WIDTH + 3
     plan = plan_of(net(), details, steps)

@@ -55,3 +55,17 @@ def test_mixed_precision_accumulated_gradients_and_smoothed_labels_are_understoo
     }
     assert all(error < 1e-6 for error in errors[1])  # the sum of two parts is the gradient of the whole
     assert all(error < 1e-2 for error in errors[0])  # bfloat16 rounds a gradient to three digits
+
+
+def test_gradients_that_a_client_clips_are_simulated(tmp_path: Path) -> None:
+    """The function is taken from its module when the app is imported, as most apps do."""
+    step = PLAIN + "    clip_grad_norm_(model.parameters(), 0.05)\n"
+    client = CLIENT.replace(PLAIN, f"{step}    optimizer.step()\n    optimizer.zero_grad()\n{step}")
+    client = "from torch.nn.utils import clip_grad_norm_\n" + client
+    app = write_app(tmp_path, package="clips", client=client)
+    command = ["app", str(app), "--attack", "auto:iterations=20,further=0", "--seed", "3"]
+    assert _run([*command, "--out", str(tmp_path / "run")]) == 0
+    folder = RunFolder(tmp_path / "run")
+    training = read_truth(folder.truth, CaptureKey("none", 1, 0)).training
+    assert (training.clip_norm, training.local_steps, training.uniform) == (0.05, 2, True)
+    assert "The training that was found explains the updates" in folder.report.read_text()

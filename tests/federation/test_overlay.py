@@ -233,7 +233,9 @@ def test_what_several_processes_saw_is_the_first_of_each_fact() -> None:
     assert together([]) == Seen()
 
 
-def test_a_process_that_only_evaluates_does_not_make_what_an_earlier_one_saw_forgotten(tmp_path: Path) -> None:
+def test_a_process_that_only_evaluates_does_not_make_what_an_earlier_one_saw_forgotten(
+    tmp_path: Path,
+) -> None:
     spool = Spool(job(tmp_path))
     spool.begin()
     training = Seen(recipe_missing="a lambda", image_shape=(1, 8, 8), classes=10, loss="nll", torch=True)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from fl_audit.core.losses import mean_cross_entropy
 from fl_audit.core.types import CaptureKey, GroundTruth, Update
-from fl_audit.federation.witness import Witness
+from fl_audit.federation._clipping import clipping_told
+from fl_audit.federation.witness import Witness, report_clipping
 from fl_audit.run.app_replay import CLOSE, Replay, replay, words
 
 KEY = CaptureKey("none", 1, 0)
@@ -80,6 +82,16 @@ def test_batches_whose_gradients_are_thrown_away_at_the_end_of_an_epoch_are_none
     update, truth = trained(sgd, accumulate=3)
     assert truth.steps.tolist() == [0] * 6 + [1] * 6
     assert replayed(update, truth).far < 1e-3
+
+
+def test_clipped_gradients_are_seen_and_replayed() -> None:
+    for optimizer in (sgd, lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3)):
+        with clipping_told(report_clipping):
+            update, truth = trained(optimizer, clip=0.05)
+        assert truth.training.clip_norm == 0.05
+        assert truth.training.uniform
+        assert replayed(update, truth).far < 1e-3
+    assert nn.utils.clip_grad_norm_ is clip_grad_norm_
 
 
 def test_what_was_not_seen_shows_in_the_update() -> None:
