@@ -41,4 +41,4 @@ def clipping_told(tell: Told) -> Iterator[None]:
 
 def _put(function: Callable[..., Tensor]) -> None:
     for module in (utils, clip_grad):
-        module.clip_grad_norm_ = function  # type: ignore[assignment]
+        module.clip_grad_norm_ = function  # type: ignore[attr-defined]  # torch exports it

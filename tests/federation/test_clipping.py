@@ -1,6 +1,7 @@
 """Which clipping of gradients is told: that of all of a step together, by the Euclidean norm."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from fl_audit.federation.witness import Witness, report_clipping
 from tests.federation.witness_cases import IMAGES, LABELS, network, sgd
 
 Clip = Callable[[nn.Module, int], object]
+
+HALF: Any = torch.tensor(0.5)
+"""PyTorch takes it, whatever its types say."""
 
 
 def trained(clip: Clip) -> TrainingDetails:
@@ -40,7 +44,7 @@ def first(model: nn.Module) -> Tensor:
     [
         (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), 0.5), 0.5, True),
         (lambda model, number: clip_grad.clip_grad_norm_(list(model.parameters()), max_norm=2), 2.0, True),
-        (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), torch.tensor(0.5)), 0.5, True),
+        (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), HALF), 0.5, True),
         (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), 1.0 + number), 1.0, False),
         (lambda model, number: nn.utils.clip_grad_norm_(first(model), 0.5), None, True),
         (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), 0.5, torch.inf), None, True),
