@@ -24,6 +24,9 @@ def simulated(training: TrainingDetails | None, notes: list[str]) -> TrainingDet
     for rate in training.learning_rates or (training.learning_rate,):
         if not (rate > 0 and math.isfinite(rate)):
             raise ConfigError(f"training.learning_rate must be positive, got {rate}")
+    clip = training.clip_norm
+    if clip is not None and not (clip > 0 and math.isfinite(clip)):
+        raise ConfigError(f"training.clip_norm must be positive, got {clip}")
     if not training.uniform:
         notes.append(
             "the client's optimiser treats groups of parameters or steps differently: all are simulated with "

@@ -188,9 +188,10 @@ def _rounding(problem: Problem, weight: str) -> float:
 def _without_decay(problem: Problem, layer: LastLayer) -> LastLayer:
     """Take away what weight decay adds over several steps; over one, the problem has done so."""
     training = problem.training
-    if training is None or layer.scale is None or layer.steps == 1 or not training.weight_decay:
+    rate = problem.total_rate
+    if training is None or rate is None or layer.steps == 1 or not training.weight_decay:
         return layer
-    factor = layer.scale * training.weight_decay
+    factor = rate * training.weight_decay
     bias = layer.bias_gradient
     return replace(
         layer,

@@ -32,8 +32,8 @@ class Problem:
         batch_norm: mean and variance of the client's data by module name, if granted.
         surrogate: images like the client's, ``(M, C, H, W)`` in [0, 1], if granted.
         observed: what to match, by parameter name: the client's gradient where the update shows it to scale,
-            which is one step of SGD with known details, or a gradient sent as such; else ``-delta``, over
-            one step of unknown details the gradient times an unknown positive factor.
+            which is one step of SGD with known details, or a gradient sent as such, unless it was clipped;
+            else ``-delta``, over one step of unknown details the gradient times an unknown positive factor.
         exact_scale: whether a simulation by `simulation.simulate` has the scale of ``observed``.
         step_sizes: images used in each local step to be simulated, U in all.
         training: how the client trained, if granted and simulated.
@@ -137,12 +137,21 @@ class Problem:
     def gradient_scale(self) -> float | None:
         """Factor on the clients' mean gradient over all steps that ``observed`` has.
 
-        None if it is unknown, or if the optimiser does not add up gradients.
+        None if it is unknown, as where gradients were clipped, or if the optimiser does not add them up.
         """
         if self.is_gradient:
             return 1.0 if self.exact_scale else None
         members = self.cohort or (Member(1.0, self),)
-        rates = [member.total_rate() for member in members]
+        clipped = any(m.problem.training is not None and m.problem.training.clip_norm for m in members)
+        return None if clipped else self.total_rate
+
+    @property
+    def total_rate(self) -> float | None:
+        """How far the clients' mean moves for a gradient, as their optimiser is given it, of 1 in each step.
+
+        None if it is unknown, or if the optimiser does not add up gradients.
+        """
+        rates = [member.total_rate() for member in self.cohort or (Member(1.0, self),)]
         known = [rate for rate in rates if rate is not None]
         return sum(known) if len(known) == len(rates) else None
 
@@ -163,6 +172,6 @@ class Member:
     def total_rate(self) -> float | None:
         """Factor on its mean gradient in the aggregate; None if its optimiser adds up no gradients."""
         training = self.problem.training
-        if training is None or training.optimizer != "sgd" or training.clip_norm is not None:
+        if training is None or training.optimizer != "sgd":
             return None
         return self.weight * total_rate(training, len(self.problem.step_sizes))

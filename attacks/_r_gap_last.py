@@ -79,7 +79,8 @@ def _by_length(
     if len(weight) == 2 and not problem.exact_scale:
         raise AttackFailed(
             "the last layer has no bias and two classes: the length of its input does not show without the "
-            "scale of the gradient. Grant the training details (threat.level)"
+            "scale of the gradient, which is known where the training details are granted (threat.level) and "
+            "it was not clipped"
         )
     _, _, right = torch.linalg.svd(gradient, full_matrices=False)
     shown = gradient @ right[0]

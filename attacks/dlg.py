@@ -61,7 +61,7 @@ class DeepLeakage(OptimisationAttack):
             if not problem.exact_scale:
                 raise AttackFailed(
                     "scale=exact needs the training details (learning rate), which are not granted or not of "
-                    "plain SGD; use scale=fitted"
+                    "plain SGD, and a gradient that was not clipped; use scale=fitted"
                 )
             objective = SquaredError()
         return Parts(

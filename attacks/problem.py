@@ -73,6 +73,11 @@ def prepare(
         notes=notes,
     )
     plan, training = layout.plan, layout.training
+    if training is not None and training.clip_norm is not None and not whole:
+        notes.append(
+            "gradients were clipped together with those of parameters that the update lacks: by how much is "
+            "not known exactly"
+        )
     values = {name: p.detach() for name, p in model.named_parameters()}
     parameters = {name: values[name] for name in trained}
     everything = {**values, **dict(model.named_buffers())}
@@ -88,7 +93,8 @@ def prepare(
         batch_norm=knowledge.batch_norm,
         surrogate=None if knowledge.surrogate is None else knowledge.surrogate.to(device),
         observed=observed,
-        exact_scale=gradient or _to_scale(observed, layout, whole=whole),
+        exact_scale=(gradient or training is not None)
+        and _unclipped(observed, knowledge, layout, whole=whole),
         step_sizes=plan.step_sizes,
         training=training,
         labels=None if plan.labels is None else plan.labels.to(device),
@@ -168,18 +174,22 @@ def _observed(arrays: Arrays, parameters: Named, layout: Layout) -> Named:
     return observed
 
 
-def _to_scale(observed: Named, layout: Layout, *, whole: bool) -> bool:
+def _unclipped(observed: Named, knowledge: Knowledge, layout: Layout, *, whole: bool) -> bool:
     """Whether ``observed`` is as long as what a simulation gives: a clipped gradient has lost its length.
 
     ``whole``: whether the update holds all of what was clipped together.
     """
+    trainings = [knowledge.training, *(share.training for share in knowledge.cohort)]
+    norms = [t.clip_norm for t in trainings if t is not None and t.clip_norm is not None]
+    if not norms:
+        return True
     training = layout.training
-    if training is None or training.clip_norm is None:
-        return training is not None
-    if training.optimizer != "sgd" or len(layout.plan.step_sizes) > 1 or layout.members:
-        return True  # the simulation clips as well
+    if training is not None and (
+        training.optimizer != "sgd" or len(layout.plan.step_sizes) > 1 or layout.members
+    ):
+        return whole  # the simulation clips as well
     length = math.sqrt(sum(float(value.double().square().sum()) for value in observed.values()))
-    return whole and length < (1 - _CLIPPED) * training.clip_norm
+    return whole and not knowledge.cohort and length < (1 - _CLIPPED) * min(norms)
 
 
 def _trained(model: nn.Module, change: Named, notes: list[str]) -> list[str]:

@@ -153,8 +153,7 @@ class TrainingDetails:
         learning_rates: step size of every step, where a schedule changed it; None: that of the first.
         uniform: whether all parameter groups and, but for the learning rate, all steps had these values.
         fresh: whether the optimiser began the round without state of earlier rounds.
-        clip_norm: Euclidean norm at which the gradient of each step was clipped, over all parameters
-            together, before the optimiser saw it; None: it was not.
+        clip_norm: Euclidean norm at which each step's whole gradient was clipped first; None: it was not.
     """
 
     optimizer: str = "sgd"

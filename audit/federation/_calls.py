@@ -1,6 +1,6 @@
 """Calls of a model in training: what went in, what came out, and what the loss made of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -171,3 +171,33 @@ def differentiable(output: Any) -> dict[str | int | None, Tensor]:
             if inner is not None:
                 found[f"{place}"] = inner
     return found
+
+
+def of_the_step(calls: list[Call]) -> list[Call]:
+    """Those of ``calls`` whose gradients were not thrown away before it, as at the end of an epoch.
+
+    Where that happened between any two calls, the client keeps them elsewhere: DP-SGD by hand, for one.
+    """
+    cuts = [place for place, call in enumerate(calls) if call.anew]
+    return calls[cuts[-1] :] if cuts and len(cuts) < len(calls) - 1 else calls
+
+
+def originals_of(pixels: Tensor, calls: Sequence[Call]) -> Tensor:
+    """What a person would recognise in what the model saw, which is ``pixels`` where nobody says else."""
+    parts = torch.split(pixels, [len(call.images) for call in calls])
+    return torch.cat(
+        [part if c.originals is None else c.originals for part, c in zip(parts, calls, strict=True)]
+    )
+
+
+def pixels(inputs: Tensor) -> Tensor | str:
+    """``inputs``, if they are images ``(N, C, H, W)`` in [0, 1]; else why not."""
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        return f"the model's input has shape {tuple(inputs.shape)}, expected images (N, 1 or 3, H, W)"
+    low, high = float(inputs.min()), float(inputs.max())
+    if not (low >= 0 and high <= 1):
+        return (
+            f"the model's input runs from {low:.3g} to {high:.3g}, expected [0, 1]: "
+            "make normalisation the first layer of the model"
+        )
+    return inputs

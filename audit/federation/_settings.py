@@ -33,12 +33,8 @@ class Settings:
     clip_norm: float | None = None
 
 
-Clip = tuple[frozenset[int], float]
-"""Which gradients, by `id` of their parameters, were clipped together, and at which norm."""
-
-
-def read_settings(optimizer: torch.optim.Optimizer, clips: Sequence[Clip] = ()) -> Settings:
-    """Copy what ``optimizer`` is set to just before a step; ``clips`` count that are of all its gradients."""
+def read_settings(optimizer: torch.optim.Optimizer) -> Settings:
+    """Copy what ``optimizer`` is set to just before a step."""
     groups = tuple(
         {name: _plain(value) for name, value in group.items() if name in _NAMES}
         for group in optimizer.param_groups
@@ -48,14 +44,7 @@ def read_settings(optimizer: torch.optim.Optimizer, clips: Sequence[Clip] = ()) 
         name = "adamw"
     if groups[0].get("maximize"):
         name = f"{name} with maximize"
-    moved = frozenset(
-        id(parameter)
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    )
-    norms = [norm for whose, norm in clips if whose == moved]
-    return Settings(name, groups, not optimizer.state, min(norms, default=None))
+    return Settings(name, groups, not optimizer.state)
 
 
 def training_details(steps: Sequence[Settings], *, batch_size: int, train_mode: bool) -> TrainingDetails:

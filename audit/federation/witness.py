@@ -9,7 +9,7 @@ inside the training function do not. Nothing is changed: results are the same to
 import contextlib
 import contextvars
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,9 +30,13 @@ from fl_audit.federation._calls import (
     is_real,
     labels_by_slope,
     noted,
+    of_the_step,
+    originals_of,
+    pixels,
 )
+from fl_audit.federation._clipping import Clips
 from fl_audit.federation._losses import Losses, SeenLoss
-from fl_audit.federation._settings import Clip, Settings, read_settings, training_details
+from fl_audit.federation._settings import Settings, read_settings, training_details
 
 UNSEEN = "no optimiser step on a model's output was seen: this way of training cannot be watched"
 """Why there is no truth where nothing else is known."""
@@ -63,9 +67,8 @@ def report_batch(images: Tensor, originals: Tensor) -> None:
 def report_clipping(parameters: Sequence[Tensor], norm: float) -> None:
     """Tell whoever watches that the gradients of ``parameters`` are about to be clipped together."""
     seen = _watching.get()
-    if seen is not None and norm > 0:
-        whose = frozenset(id(parameter) for parameter in parameters if parameter.grad is not None)
-        seen.clips.append((whose, norm))
+    if seen is not None:
+        seen.clips.note(parameters, norm, len(seen.differentiated()))
 
 
 def report_nothing(reason: str) -> None:
@@ -83,13 +86,13 @@ class Witness:
         steps: the optimiser steps that images fed.
         told: images that are about to be seen, and the originals that they stand for.
         nothing: why no image was used, where the client says so.
-        clips: of gradients, since the last step.
+        clips: those of gradients since the last step.
     """
 
     steps: list[_Step] = field(default_factory=list)
     told: tuple[Tensor, Tensor] | None = None
     nothing: str = UNSEEN
-    clips: list[Clip] = field(default_factory=list)
+    clips: Clips = field(default_factory=Clips)
     _open: list[Call] = field(default_factory=list)
     _depth: int = 0
     _entered: tuple[Tensor, ...] = ()
@@ -140,7 +143,7 @@ class Witness:
         if any(call.labels is None for call, _ in pairs):
             return "no loss with a target for every image was seen"
         return GroundTruth(
-            images=_originals(images, [call for call, _ in pairs]),
+            images=originals_of(images, [call for call, _ in pairs]),
             labels=torch.cat([call.labels for call, _ in pairs if call.labels is not None]),
             steps=torch.cat([torch.full((len(c.images),), n, dtype=torch.int64) for c, n in pairs]),
             indices=torch.full((sum(len(call.images) for call, _ in pairs),), -1, dtype=torch.int64),
@@ -150,6 +153,10 @@ class Witness:
                 train_mode=self.steps[0].calls[0].train_mode,
             ),
         )
+
+    def differentiated(self) -> list[Call]:
+        """The calls since the last step whose output was differentiated."""
+        return [call for call in self._open if call.differentiated]
 
     def pixels(self, inputs: Tensor) -> Tensor | str:
         """What the model was fed as images ``(N, C, H, W)`` in [0, 1], or why it is none."""
@@ -229,49 +236,20 @@ class Witness:
                 return
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._settings = read_settings(optimizer, self.clips)
-        self.clips.clear()
-        self._close(self._settings)
+        self._settings = read_settings(optimizer)
+        self._close(optimizer, self._settings)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """What a closure computed inside the step belongs to this step."""
-        self._close(self._settings or read_settings(optimizer))
+        self._close(optimizer, self._settings or read_settings(optimizer))
+        self.clips.clear()
 
-    def _close(self, settings: Settings) -> None:
-        calls = [call for call in self._open if call.differentiated]
+    def _close(self, optimizer: torch.optim.Optimizer, settings: Settings) -> None:
+        calls = self.differentiated()
         if calls:
-            self.steps.append(_Step(_of_the_step(calls), settings))
+            settings = replace(settings, clip_norm=self.clips.norm(optimizer, len(calls)))
+            self.steps.append(_Step(of_the_step(calls), settings))
             self._open.clear()
 
 
 _watching: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witness", default=None)
-
-
-def _of_the_step(calls: list[Call]) -> list[Call]:
-    """Those of ``calls`` whose gradients were not thrown away before it, as at the end of an epoch.
-
-    Where that happened between any two calls, the client keeps them elsewhere: DP-SGD by hand, for one.
-    """
-    cuts = [place for place, call in enumerate(calls) if call.anew]
-    return calls[cuts[-1] :] if cuts and len(cuts) < len(calls) - 1 else calls
-
-
-def _originals(pixels: Tensor, calls: Sequence[Call]) -> Tensor:
-    """What a person would recognise in what the model saw, which is ``pixels`` where nobody says else."""
-    parts = torch.split(pixels, [len(call.images) for call in calls])
-    return torch.cat(
-        [part if c.originals is None else c.originals for part, c in zip(parts, calls, strict=True)]
-    )
-
-
-def pixels(inputs: Tensor) -> Tensor | str:
-    """``inputs``, if they are images ``(N, C, H, W)`` in [0, 1]; else why not."""
-    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
-        return f"the model's input has shape {tuple(inputs.shape)}, expected images (N, 1 or 3, H, W)"
-    low, high = float(inputs.min()), float(inputs.max())
-    if not (low >= 0 and high <= 1):
-        return (
-            f"the model's input runs from {low:.3g} to {high:.3g}, expected [0, 1]: "
-            "make normalisation the first layer of the model"
-        )
-    return inputs

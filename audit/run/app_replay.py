@@ -1,10 +1,10 @@
 """Whether what was seen of an app's training explains its updates: the local training, replayed.
 
 An audit rests on what was found out: model, normalisation, loss, optimiser, steps. Each may be right and yet
-not all, e.g. where gradients are clipped, a further term is in the loss, or a gradient accumulates in a way
-that was not seen. So the auditor, who alone holds the truth, computes from it the update that these would
-give, with the very simulation that the attacks run, and holds it against the update that came. What differs
-is no error of the attack and shows in no control, which trains by what was found out.
+not all, e.g. where gradients are changed by hand, a further term is in the loss, or a gradient accumulates
+in a way that was not seen. So the auditor, who alone holds the truth, computes from it the update that these
+would give, with the very simulation that the attacks run, and holds it against the update that came. What
+differs is no error of the attack and shows in no control, which trains by what was found out.
 """
 
 import copy

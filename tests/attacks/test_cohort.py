@@ -92,6 +92,7 @@ def test_one_step_each_is_one_step_on_all_images() -> None:
 DIFFERENT = {
     "several steps": [replace(STEPS, local_steps=1)] * 2 + [replace(STEPS, learning_rate=0.05)],
     "other optimisers": [STEP, replace(STEP, optimizer="adam", learning_rate=0.01), STEP],
+    "clipped": [replace(STEP, clip_norm=0.2)] * 3,
 }
 
 
@@ -103,7 +104,7 @@ def test_else_each_client_is_simulated_and_the_mean_is_taken(kind: str) -> None:
     assert (problem.num_images, problem.is_gradient, problem.first_pass) == (6, False, problem.step_sizes)
     assert explains(problem, case)
     assert explains(problem, case, functional=True)
-    assert (problem.gradient_scale is None) == (kind == "other optimisers")
+    assert (problem.gradient_scale is None) == (kind != "several steps")
     assert merged([problem, problem]) == [[0], [1]]
 
 

@@ -11,6 +11,7 @@ from fl_audit.attacks import AttackFailed, Problem
 from fl_audit.attacks.client_optimisers import total_rate
 from fl_audit.attacks.problem import prepare
 from fl_audit.attacks.simulation import check_differentiable, simulate
+from fl_audit.core.errors import ConfigError
 from fl_audit.core.progress import Progress
 from fl_audit.core.types import TrainingDetails
 from tests.attacks.cases import CPU, Case, make_case
@@ -176,6 +177,38 @@ def test_a_clipped_gradient_has_its_direction_and_not_its_length() -> None:
     )
     assert float(observed.norm()) == pytest.approx(0.2, rel=1e-3)
     assert float(torch.nn.functional.cosine_similarity(seen.detach(), observed, dim=0)) > 1 - 1e-5
+
+
+def test_a_gradient_that_was_clipped_and_sent_as_such_has_lost_its_length() -> None:
+    case = make_case(labels=(1,), training=TrainingDetails(learning_rate=1.0))
+    sent = {name: -value for name, value in case.update.delta().items()}
+    length = float(torch.cat([value.flatten() for value in sent.values()]).norm())
+    for norm, exact in ((2 * length, True), (length, False)):
+        details = TrainingDetails(learning_rate=1.0, clip_norm=norm)
+        knowledge = replace(case.knowledge, sends="gradient", training=details)
+        assert (
+            prepared(
+                replace(case, update=replace(case.update, received=sent), knowledge=knowledge)
+            ).exact_scale
+            is exact
+        )
+
+
+def test_without_all_that_was_clipped_together_the_scale_is_unknown() -> None:
+    case = make_case(labels=(0, 2, 2, 1), classes=3, training=TRAININGS["clipped"])
+    (name, *_) = case.update.sent
+    rest = {key: value for key, value in case.update.received.items() if key != name}
+    problem = prepared(replace(case, update=replace(case.update, received=rest)))
+    assert not problem.exact_scale
+    assert any("clipped together with those of parameters" in note for note in problem.notes)
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_norm_that_clips_nothing_or_everything_is_refused(norm: float) -> None:
+    details = TrainingDetails(learning_rate=0.1, clip_norm=norm)
+    case = make_case(training=TrainingDetails(learning_rate=0.1))
+    with pytest.raises(ConfigError, match="clip_norm must be positive"):
+        prepared(replace(case, knowledge=replace(case.knowledge, training=details)))
 
 
 def test_several_clipped_steps_add_up_to_no_known_multiple_of_a_gradient() -> None:

@@ -48,9 +48,10 @@ def first(model: nn.Module) -> Tensor:
         (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), 1.0 + number), 1.0, False),
         (lambda model, number: nn.utils.clip_grad_norm_(first(model), 0.5), None, True),
         (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), 0.5, torch.inf), None, True),
+        (lambda model, number: nn.utils.clip_grad_norm_(model.parameters(), torch.inf), None, True),
         (lambda model, number: nn.utils.clip_grad_value_(model.parameters(), 0.5), None, True),
     ],
-    ids=["all", "a list", "a tensor", "another norm each", "some", "another kind", "by value"],
+    ids=["all", "a list", "a tensor", "another norm each", "some", "another kind", "no limit", "by value"],
 )
 def test_what_clips_all_gradients_of_a_step_together_is_told(
     clip: Clip, norm: float | None, uniform: bool
@@ -58,6 +59,44 @@ def test_what_clips_all_gradients_of_a_step_together_is_told(
     details = trained(clip)
     assert details.clip_norm == norm
     assert details.uniform is uniform
+
+
+def test_a_clip_inside_a_closure_is_that_of_its_step() -> None:
+    model = network()
+    optimizer = sgd(model)
+    with clipping_told(report_clipping), Witness() as witness:
+        for norm in (0.5, None, 0.5):
+
+            def closure(norm: float | None = norm) -> float:
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(model(IMAGES[:4]), LABELS[:4])
+                loss.backward()  # type: ignore[no-untyped-call]
+                if norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), norm)
+                return float(loss.detach())
+
+            optimizer.step(closure)
+    assert [step.settings.clip_norm for step in witness.steps] == [0.5, None, 0.5]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_clip_before_all_of_the_gradient_is_there_is_another(by_hand: bool) -> None:
+    """After each part of an accumulated gradient, or of each example's, as in DP-SGD by hand."""
+    model = network()
+    optimizer = sgd(model)
+    with clipping_told(report_clipping), Witness() as witness:
+        kept = []
+        for row in range(3):
+            if by_hand:
+                optimizer.zero_grad()
+            torch.autograd.backward(functional.cross_entropy(model(IMAGES[[row]]), LABELS[[row]]))
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            kept.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        for place, parameter in enumerate(model.parameters()):
+            parameter.grad = sum((each[place] for each in kept), torch.zeros_like(parameter))
+        optimizer.step()
+    assert [step.settings.clip_norm for step in witness.steps] == [None]
+    assert len(witness.steps[0].calls) == 3
 
 
 def test_the_function_does_what_it_did_and_is_put_back() -> None:

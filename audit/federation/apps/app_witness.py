@@ -51,7 +51,7 @@ class AppWitness(Witness):
             if isinstance(truth, str):  # it may still show what its images are like
                 self._watch.pixels(self.steps[0].calls[0].images)
         else:  # an update without an optimiser still shows model and images
-            for call in [call for call in self._open if call.differentiated][:1]:
+            for call in self.differentiated()[:1]:
                 self._watch.learn([call])
                 self._watch.pixels(call.images)
         return truth
