@@ -20,6 +20,9 @@ Keep = Callable[[int, int], bool]
 MEMORY = "fl-audit.defense"
 """Record of a client's Flower context that holds what its defense remembers."""
 
+RELEASES = "fl-audit.releases"
+"""Record of a client's Flower context: how many updates left it in the latest round."""
+
 
 class WrappedClientApp(ClientApp):
     """Runs an unmodified client app and adds a defense, a witness and private queries.
@@ -113,7 +116,8 @@ class WrappedClientApp(ClientApp):
                 f"and {len(reply.content.array_records)} to send back"
             )
         key, trained = next(iter(reply.content.array_records.items()))
-        rng = numpy_generator(self._seed, "defense", self._defense.name, number, client)
+        again = _again(context, number)  # noise that came twice would be known
+        rng = numpy_generator(self._seed, "defense", self._defense.name, number, client, *again)
         state = _numpy(context.state.array_records.get(MEMORY, ArrayRecord()))
         defended = self._defense.apply(_numpy(models[0]), _numpy(trained), rng=rng, state=state)
         if state:
@@ -126,17 +130,27 @@ def _numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
 
 
 def _client(context: Context) -> int:
-    """The client's number: its partition, or its node id where a deployment gives no partition."""
-    value = context.node_config.get("partition-id", context.node_id)
-    return int(value)
+    """The client's number: its partition, or its node id where a deployment gives none that is a number."""
+    value = context.node_config.get("partition-id")
+    return value if isinstance(value, int) and not isinstance(value, bool) else context.node_id
+
+
+def _again(context: Context, number: int) -> tuple[int, ...]:
+    """How many updates left the client before in this round, if any, as the defense's seed needs it."""
+    record = context.state.config_records.get(RELEASES, ConfigRecord())
+    count = record["count"] if record.get("round") == number else 0
+    before = count if isinstance(count, int) else 0
+    context.state[RELEASES] = ConfigRecord({"round": number, "count": before + 1})
+    return (before,) if before else ()
 
 
 def round_said(message: Message) -> int:
     """The server round that a message is of, as far as it says so; else 0."""
     for record in message.content.config_records.values():
-        value = record.get("server-round")
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        for name in ("server-round", "server_round"):
+            value = record.get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
     group = message.metadata.group_id
     return int(group) if group.isdecimal() else 0
 

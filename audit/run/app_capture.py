@@ -4,6 +4,7 @@ What the app turned out to be, its model and how its clients train, is learned f
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from fl_audit.core.captures import list_captures, read_update
@@ -62,7 +63,9 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
         watched = not settings.server_only
         _grants(folder, config, outcome, named[spec], progress, watched=watched)
         if spec == "none" and outcome.training is not None and not outcome.own and outcome.secure is None:
-            note_check(folder, check_training(folder, config, named[spec], half=outcome.half))
+            checked = check_training(folder, config, named[spec], half=outcome.half)
+            doubts = [checked.doubt, *outcome.differing]
+            note_check(folder, replace(checked, doubt="; ".join(filter(None, doubts))))
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
@@ -199,6 +202,9 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
         for client, metrics in read_update(folder.captures, key).in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
     told, failures = accuracy_of(outcome), failures_of(outcome)
+    died = outcome.failure is not None and outcome.failure.where in ("process", "flower")
+    # Who did not live to tell may have taken part in all rounds: epsilon must not be too small.
+    most = config.federation.rounds if died and not outcome.participation else 0
     sees = AGGREGATE_ALONE if outcome.secure is not None else ""
     if outcome.image_shape is None:
         sees = server_sees(folder, slug)
@@ -209,7 +215,7 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
         clients=[
             ClientFacts(
                 client=client,
-                rounds_participated=outcome.participation.get(client, 0),
+                rounds_participated=outcome.participation.get(client, most),
                 accuracy=told.clients.get(client),
                 in_clear=in_clear.get(client, {}),
                 failures=[
@@ -218,7 +224,7 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
                     if failure.client == client
                 ],
             )
-            for client in range(config.federation.clients)
+            for client in sorted({*range(config.federation.clients), *outcome.participation})
         ],
     )
 

@@ -69,3 +69,15 @@ def test_gradients_that_a_client_clips_are_simulated(tmp_path: Path) -> None:
     training = read_truth(folder.truth, CaptureKey("none", 1, 0)).training
     assert (training.clip_norm, training.local_steps, training.uniform) == (0.05, 2, True)
     assert "The training that was found explains the updates" in folder.report.read_text()
+
+
+def test_clients_with_losses_of_their_own_are_not_called_safe(tmp_path: Path) -> None:
+    weights = "torch.linspace(1, 2 + context.node_config['partition-id'], 10)"
+    own = PLAIN.replace("labels)", f"labels, weight={weights})")
+    assert own != PLAIN
+    client = CLIENT.replace(PLAIN, own)
+    app = write_app(tmp_path, package="weighted", client=client)
+    command = ["app", str(app), "--run-config", "batch=3", "--attack", "auto:iterations=2,further=0"]
+    assert _run([*command, "--out", str(tmp_path / "run")]) == 0
+    report = RunFolder(tmp_path / "run").report.read_text()
+    assert "ome clients train on cross-entropy(weight=" in report

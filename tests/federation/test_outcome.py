@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fl_audit.federation.apps.outcome import own_traceback
+from fl_audit.federation.apps.job import Seen
+from fl_audit.federation.apps.outcome import own_traceback, together
+from fl_audit.models.app_model import Recipe
 
 
 def test_an_error_without_a_line_of_the_app_is_told_without_ours(tmp_path: Path) -> None:
@@ -27,3 +29,18 @@ def test_lines_of_the_app_are_told_by_their_place_in_its_folder(tmp_path: Path) 
     text = own_traceback(caught.value, tmp_path)
     assert text.startswith('  File "task.py", line 2, in fail')
     assert text.endswith("ValueError: broken data")
+
+
+def test_what_clients_do_differently_is_kept_and_said() -> None:
+    def seen(loss: str | None, mean: float) -> Seen:
+        return Seen(loss=loss, recipe=Recipe(target="app:Net", mean=[mean], std=[0.5]))
+
+    alike = together([seen("cross-entropy", 0.5), seen("cross-entropy", 0.500001), seen(None, 0.5)])
+    assert alike.differing == []
+    weighted = "cross-entropy(weight=[1, 2])"
+    apart = together([seen("cross-entropy", 0.5), seen(weighted, 0.4)])
+    assert apart.other_losses == [weighted]
+    assert len(apart.differing) == 2
+    assert f"some clients train on {weighted}, and all are attacked as if on cross-entropy" in apart.differing
+    again = together([apart, seen("cross-entropy", 0.5)])
+    assert (again.other_losses, again.other_norms) == ([weighted], True)

@@ -227,6 +227,19 @@ def test_a_truth_is_taken_once_and_only_for_its_round(tmp_path: Path) -> None:
     assert not list((tmp_path / "truth/.arriving").iterdir())
 
 
+def test_of_several_truths_that_of_the_round_is_taken(tmp_path: Path) -> None:
+    """A client that was too late in an earlier round leaves that one's after this began."""
+    spool = Spool(job(tmp_path))
+    spool.begin()
+    own = truth(4)
+    spool.put_truth(7, 3, own)
+    spool.put_truth(7, 2, truth(4))
+    asked: Any = None
+    taken = spool.take(asked, {7: 3}, 1.0)[7]
+    assert isinstance(taken, GroundTruth)
+    assert torch.equal(taken.images, own.images)
+
+
 def test_what_several_processes_saw_is_the_first_of_each_fact() -> None:
     parts = [Seen(recipe_missing="a lambda"), Seen(classes=10, torch=True), Seen(classes=3, loss="nll")]
     assert together(parts) == Seen(recipe_missing="a lambda", classes=10, torch=True, loss="nll")

@@ -23,7 +23,7 @@ from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation._parent import when_orphaned
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.app_witness import AppWitness
-from fl_audit.federation.apps.grid import AppGrid, LoudApp, waits_in_vain
+from fl_audit.federation.apps.grid import PAUSE, AppGrid, LoudApp, waits_in_vain
 from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, watch_for
@@ -118,10 +118,12 @@ class _Run:
 
     def _guard_waiting(self, grid: AppGrid) -> None:
         """End a server that waits for more nodes than there are, as Flower's strategies do for ever."""
-        limit = min(WAITING, self._job.timeout)
+        limit, since = min(WAITING, self._job.timeout), time.monotonic()
         while True:
-            time.sleep(1.0)
-            if grid.asked_since_push > 2 and time.monotonic() - grid.last_activity > limit:
+            time.sleep(min(1.0, limit / 4))
+            if not grid.waits(min(PAUSE, limit / 2)):
+                since = time.monotonic()
+            elif time.monotonic() - since > limit:
                 self._failure = AppFailure(
                     where="wait",
                     text=waits_in_vain(f"{self._job.clients} clients"),

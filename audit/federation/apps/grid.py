@@ -15,6 +15,9 @@ from fl_audit.federation.apps.watch import Watch, abandon, is_abandoned
 from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.strategies._content import copy_content
 
+PAUSE = 15.0
+"""Seconds between two questions for nodes within which a server counts as asking all the time."""
+
 _QUERY = "query.fl_audit"
 
 
@@ -47,8 +50,8 @@ class AppGrid(LocalGrid):
         watch: Watch,
     ) -> None:
         super().__init__(client_app, clients=clients, seed=seed, run_id=run_id, run_config=run_config)
-        self.asked_since_push = 0
-        self.last_activity = time.monotonic()
+        self._server = threading.get_ident()
+        self._asked = -PAUSE
         self._seed, self._limit, self._watch = seed, limit, watch
         self._one_at_a_time = threading.Lock()
         self._busy: dict[int, threading.Thread] = {}
@@ -56,9 +59,18 @@ class AppGrid(LocalGrid):
         self._given_up: dict[str, Message] = {}
 
     def get_node_ids(self) -> Sequence[int]:
-        """All nodes; counted, so that a server that waits for more can be told from one that works."""
-        self.asked_since_push += 1
+        """All nodes; when the server asked is noted, see `waits`."""
+        if (
+            threading.get_ident() == self._server
+        ):  # Flower's older API asks in a thread of its own all the time
+            self._asked = time.monotonic()
         return super().get_node_ids()
+
+    def waits(self, pause: float = PAUSE) -> bool:
+        """Whether the server seems to wait for nodes at this moment; if it asks, each ``pause`` seconds."""
+        if self._one_at_a_time.locked():
+            return False
+        return time.monotonic() - self._asked < pause or waits_for_clients(self._server)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -89,8 +101,7 @@ class AppGrid(LocalGrid):
         ours = message.metadata.message_type.startswith(_QUERY)
         node = message.metadata.dst_node_id
         with self._one_at_a_time:
-            if not ours:
-                self.asked_since_push = 0
+            self._asked = -PAUSE
             earlier = self._busy.get(node)
             if earlier is not None and earlier.is_alive():
                 self._fail(message, "still busy with an earlier message that it never answered")
@@ -115,7 +126,6 @@ class AppGrid(LocalGrid):
                 self._busy[node] = thread
                 self._watch.training.clear()
                 self._fail(message, f"no answer within {limit:g} s (--timeout)")
-            self.last_activity = time.monotonic()
 
     def _handle(self, message: Message) -> None:
         super()._handle(message)
@@ -130,6 +140,17 @@ class AppGrid(LocalGrid):
         set_message_id(reply, f"late-{message.metadata.message_id}")
         self._replies[message.metadata.message_id] = reply
         self._given_up[message.metadata.message_id] = reply
+
+
+def waits_for_clients(thread: int) -> bool:
+    """Whether a thread is inside of what Flower's older API waits for clients with."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "wait_for" and code.co_filename.endswith("client_manager.py"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def waits_in_vain(there: str) -> str:

@@ -174,6 +174,8 @@ class Seen(_Model):
         own_start: parameters that clients begin to train with values of their own.
         half: whether models computed in half precision while they were trained.
         uncompiled: whether a model was to be compiled in place and was not.
+        other_losses: what other clients, or the same later, trained on in place of ``loss``.
+        other_norms: whether clients feed their models images by several normalisations.
     """
 
     recipe: Recipe | None = None
@@ -188,6 +190,19 @@ class Seen(_Model):
     own_start: list[str] = []
     half: bool = False
     uncompiled: bool = False
+    other_losses: list[str] = []
+    other_norms: bool = False
+
+    @property
+    def differing(self) -> list[str]:
+        """In what clients differ that attacks take for the same, a sentence each without its full stop."""
+        found = []
+        if self.other_losses:
+            others = ", ".join(self.other_losses[:3])
+            found.append(f"some clients train on {others}, and all are attacked as if on {self.loss}")
+        if self.other_norms:
+            found.append("clients normalise images differently, and all are attacked as one of them does it")
+        return found
 
 
 class AppOutcome(Seen):

@@ -36,6 +36,7 @@ def seen_by(watch: Watch) -> Seen:
         own_start=watch.own_start,
         half=watch.half,
         uncompiled=watch.uncompiled,
+        other_losses=sorted(watch.other_losses),
     )
 
 
@@ -47,10 +48,19 @@ def together(parts: Sequence[Seen]) -> Seen:
     }
     protections = [found for part in parts for found in part.own]
     facts |= {"own": list({found.name: found for found in protections}.values())}
-    facts |= {"own_start": facts["own_start"] or []}
+    losses = {loss for part in parts for loss in (part.loss, *part.other_losses) if loss is not None}
+    norms = {
+        tuple(
+            round(value, 3) for value in (*part.recipe.mean, *part.recipe.std)
+        )  # what is worked out is rounded
+        for part in parts
+        if part.recipe is not None
+    }
+    facts |= {"own_start": facts["own_start"] or [], "other_losses": sorted(losses - {facts["loss"]})}
     if facts["recipe"] is not None:
         facts["recipe_missing"] = None
-    flags = {name: bool(facts[name]) for name in ("torch", "half", "uncompiled")}
+    flags = {name: bool(facts[name]) for name in ("torch", "half", "uncompiled", "other_norms")}
+    flags["other_norms"] = flags["other_norms"] or len(norms) > 1
     return Seen.model_validate(facts | flags)
 
 

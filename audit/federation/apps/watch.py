@@ -68,6 +68,7 @@ class Watch:
         self.parameters: int | None = None
         self.own_start: list[str] = []
         self.loss: str | None = None
+        self.other_losses: set[str] = set()
         self.output: str | int | None = None
         self.one_logit: OneLogit | None = None
         self.called: list[Norm] = []
@@ -103,8 +104,11 @@ class Watch:
         """A mode that tells the watch the labels of evaluated images; for one thread."""
         return Losses(self._on_loss)
 
-    def pixels(self, inputs: Tensor) -> Tensor | str:
-        """What the model was fed as images in [0, 1], or why it is none."""
+    def pixels(self, inputs: Tensor, *, training: bool = True) -> Tensor | str:
+        """What the model was fed as images in [0, 1], or why it is none.
+
+        ``training``: whether it was trained on them; what is found out of them counts for what comes later.
+        """
         flat = inputs.ndim == 2 and self._told_shape is not None
         if flat and self._told_shape is not None:
             if inputs.shape[1] != torch.Size(self._told_shape).numel():
@@ -130,8 +134,9 @@ class Watch:
                 "the model's input does not fit the normalisation found before, "
                 f"{found.how}: say what black and white are at its input: --input-range LOW,HIGH"
             )
-        self.normalisation = found
-        self.image_shape = shape
+        if training:
+            self.normalisation = found
+            self.image_shape = shape
         return found.undo(inputs)
 
     def learn(self, calls: Sequence[Call]) -> None:
@@ -139,8 +144,10 @@ class Watch:
         call = calls[0]
         kinds = {out.values.dtype for out in call.outputs if out.values is not None}
         self.half = self.half or bool(kinds & {torch.float16, torch.bfloat16})
-        if self.loss is None:
-            self.loss = loss_of(calls)
+        loss = loss_of(calls)
+        self.loss = self.loss or loss
+        if loss not in (None, self.loss):
+            self.other_losses |= {str(loss)}
         if self.classes is None:
             self.one_logit = one_logit(call)
             shape = call.shape
@@ -192,7 +199,7 @@ class Watch:
         """Images in [0, 1] that models were evaluated on, and labels; -1 where none was seen."""
         images, labels = [], []
         for inputs, target in self._held:
-            seen = self.pixels(inputs)
+            seen = self.pixels(inputs, training=False)
             if isinstance(seen, Tensor):
                 images.append(seen)
                 whole = target is not None and len(target) == len(seen)

@@ -1,5 +1,6 @@
 """The raw grid of an overlay's server: nodes in order, and no client that holds up a round for good."""
 
+import threading
 import time
 from collections.abc import Iterable
 
@@ -7,11 +8,10 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fl_audit.federation._flwr_private import CLIENT_FAILED, set_message_id
-from fl_audit.federation.apps.grid import waits_in_vain
+from fl_audit.federation.apps.grid import PAUSE, waits_in_vain
 from fl_audit.strategies._proxy import GridProxy
 
 _POLL = 0.25  # seconds
-_ASKED = 2  # times that a server asks for nodes between two messages without waiting for more of them
 
 
 class AppWaits(RuntimeError):
@@ -35,7 +35,8 @@ class OverlayGrid(GridProxy):
         self._partitions: dict[int, int] = {}
         self._sent: dict[str, tuple[Message, float]] = {}
         self._given_up: set[str] = set()
-        self._asked, self._active = 0, time.monotonic()
+        self._server = threading.get_ident()
+        self._since, self._asked = 0.0, -PAUSE
 
     def arrange(self, partitions: dict[int, int]) -> None:
         """Order nodes by ``partitions``, node id to number: Flower lists them by random numbers."""
@@ -45,20 +46,26 @@ class OverlayGrid(GridProxy):
         """Nodes by number, then by id.
 
         Raises:
-            AppWaits: the server has asked for a long time and sent nothing.
+            AppWaits: the server has asked all the time for long, and waits for no reply.
         """
-        self._asked += 1
-        if self._asked > _ASKED and time.monotonic() - self._active > self._waiting:
-            raise AppWaits(waits_in_vain(str(len(list(self.grid.get_node_ids())))))
+        now = time.monotonic()
+        if (
+            threading.get_ident() == self._server
+        ):  # Flower's older API asks in a thread of its own all the time
+            if now - self._asked > min(PAUSE, self._waiting / 2) or self._sent:
+                self._since = now
+            self._asked = now
+            if now - self._since > self._waiting:
+                raise AppWaits(waits_in_vain(str(len(list(self.grid.get_node_ids())))))
         return sorted(self.grid.get_node_ids(), key=lambda node: (self._partitions.get(node, 2**31), node))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """As Flower's grid; the time of each message starts."""
         outgoing = list(messages)
         names = list(self.grid.push_messages(outgoing))
-        self._asked, self._active = 0, time.monotonic()
+        self._asked = -PAUSE
         self._sent |= {
-            message.metadata.message_id: (message, self._active)
+            message.metadata.message_id: (message, time.monotonic())
             for message in outgoing
             if message.metadata.message_id in names
         }
@@ -78,7 +85,6 @@ class OverlayGrid(GridProxy):
             reply = Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=self._sent.pop(name)[0])
             set_message_id(reply, f"late-{name}")
             replies.append(reply)
-        self._active = now if replies else self._active
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:

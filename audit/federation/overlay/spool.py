@@ -133,7 +133,9 @@ class Spool:
         found = sorted(self._folder.glob(f"r*-c{node:02d}.*"))
         if not found:
             return "the client recorded none"
-        came = int(found[0].stem.partition("-")[0].removeprefix("r"))
+        rounds = [int(path.stem.partition("-")[0].removeprefix("r")) for path in found]
+        # A client that was late in an earlier round may have left that one's after this began.
+        came = number if number in rounds else rounds[-1]
         try:
             truth = read_truth(self._root, CaptureKey(self._slug, came, node))
         except CaptureError as error:
