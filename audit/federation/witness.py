@@ -71,6 +71,13 @@ def report_clipping(parameters: Sequence[Tensor], norm: float) -> None:
         seen.clips.note(parameters, norm, len(seen.differentiated()))
 
 
+def report_skipped() -> None:
+    """Tell whoever watches that the step that was due is left out."""
+    seen = _watching.get()
+    if seen is not None:
+        seen.skip()
+
+
 def report_nothing(reason: str) -> None:
     """Tell whoever watches why no image was used."""
     seen = _watching.get()
@@ -153,6 +160,11 @@ class Witness:
                 train_mode=self.steps[0].calls[0].train_mode,
             ),
         )
+
+    def skip(self) -> None:
+        """Forget what was to go into a step that is left out."""
+        self._open.clear()
+        self.clips.clear()
 
     def differentiated(self) -> list[Call]:
         """The calls since the last step whose output was differentiated."""

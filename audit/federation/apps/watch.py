@@ -17,12 +17,13 @@ from torch.nn.modules import module as module_hooks
 from fl_audit.federation._calls import Call, images_in, is_real
 from fl_audit.federation._clipping import clipping_told
 from fl_audit.federation._losses import Losses, SeenLoss
+from fl_audit.federation._scaling import skipped_told
 from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.loss import loss_of, one_logit
 from fl_audit.federation.apps.normalise import Normalisation, find_normalisation, fits
 from fl_audit.federation.apps.origin import Norm, Origins, frozen_values, norm_of
 from fl_audit.federation.apps.protections import of_training
-from fl_audit.federation.witness import report_clipping
+from fl_audit.federation.witness import report_clipping, report_skipped
 from fl_audit.models.app_model import OneLogit, Recipe
 
 HELD_OUT = 256
@@ -92,6 +93,7 @@ class Watch:
             stack.callback(after.remove)
             # From before the app is imported: it may take the function from its module then.
             stack.enter_context(clipping_told(report_clipping))
+            stack.enter_context(skipped_told(report_skipped))
             stack.callback(setattr, nn.Module, "compile", nn.Module.compile)
             nn.Module.compile = self._not_compiled  # type: ignore[method-assign]
             yield
