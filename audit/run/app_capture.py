@@ -17,7 +17,7 @@ from fl_audit.reports.schema import ClientFacts, ClientFailure, OwnProtection
 from fl_audit.run.app_accuracy import accuracy_of
 from fl_audit.run.app_control import control_of_app
 from fl_audit.run.app_fit import attackable, failures_of, unfit, without_arrays
-from fl_audit.run.app_replay import check_training
+from fl_audit.run.app_replay import Checked, check_training
 from fl_audit.run.app_scene import aggregate_notes, learned, note_check, server_sees, write_app_scene
 from fl_audit.run.app_settings import PROCESSES, AppSettings, read_settings
 from fl_audit.run.config import RunConfig
@@ -62,15 +62,25 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
             write_app_scene(folder, config, settings, outcome, named[spec])
         watched = not settings.server_only
         _grants(folder, config, outcome, named[spec], progress, watched=watched)
-        if spec == "none" and outcome.training is not None and not outcome.own and outcome.secure is None:
-            checked = check_training(folder, config, named[spec], half=outcome.half)
-            doubts = [checked.doubt, *outcome.differing]
-            note_check(folder, replace(checked, doubt="; ".join(filter(None, doubts))))
+        if spec == "none" and not outcome.own and outcome.secure is None:
+            _note_doubts(folder, config, outcome, named[spec])
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
         _clear(folder, CONTROL)
         control_of_app(folder, config, named, progress)
     return config
+
+
+def _note_doubts(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str) -> None:
+    """Keep what the audit does not know of how the clients train."""
+    checked = Checked("")
+    if outcome.training is not None:
+        checked = check_training(folder, config, slug, half=outcome.half)
+    elif outcome.died and outcome.image_shape is not None:
+        checked = Checked("", "the process that ran the app did not live to tell how its clients trained")
+    doubts = "; ".join(filter(None, [checked.doubt, *outcome.differing]))
+    if checked.words or doubts:
+        note_check(folder, replace(checked, doubt=doubts))
 
 
 def _federate(
@@ -202,9 +212,8 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
         for client, metrics in read_update(folder.captures, key).in_clear().items():
             in_clear[client] = dict(metrics) or in_clear.get(client, {})
     told, failures = accuracy_of(outcome), failures_of(outcome)
-    died = outcome.failure is not None and outcome.failure.where in ("process", "flower")
     # Who did not live to tell may have taken part in all rounds: epsilon must not be too small.
-    most = config.federation.rounds if died and not outcome.participation else 0
+    most = config.federation.rounds if outcome.died and not outcome.participation else 0
     sees = AGGREGATE_ALONE if outcome.secure is not None else ""
     if outcome.image_shape is None:
         sees = server_sees(folder, slug)

@@ -50,7 +50,7 @@ def attackable(config: RunConfig, outcome: AppOutcome, *, watched: bool) -> str 
         why = "; ".join(reasons[:3]) or "no training was captured"
         if not outcome.torch:
             why = "no model of PyTorch was called in this app"
-            if outcome.failure is not None and outcome.failure.where in ("process", "flower"):
+            if outcome.died:
                 return "the process that ran the app ended before it could tell what it had seen"
         return (
             why if NOT_IMAGES in why or "--input-range" in why else f"{NOT_IMAGES}, as far as was seen: {why}"

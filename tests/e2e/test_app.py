@@ -149,3 +149,14 @@ def test_an_app_that_never_calls_torch_is_reported_and_not_attacked(tmp_path: Pa
     page = folder.report.read_text()
     assert "10 x 64" in page
     assert "lr" in read_update(folder.captures, CaptureKey("none", 2, 2)).config
+
+
+def test_an_app_that_ends_its_process_is_not_told_what_nobody_saw(tmp_path: Path) -> None:
+    """Neither that it calls no model of PyTorch, nor that no epsilon was spent."""
+    app = write_app(tmp_path, package="leaving", server=SERVER + "    import os\n    os._exit(7)\n")
+    folder = audit(app, tmp_path / "run", "--defense", "dp")
+    report = folder.report.read_text()
+    assert "the process that ran the app ended before it could tell what it had seen" in report
+    assert "no model of PyTorch was called" not in report
+    record = json.loads(folder.federation("dp").read_text())
+    assert [client["rounds_participated"] for client in record["clients"]] == [1, 1]

@@ -238,3 +238,8 @@ class AppOutcome(Seen):
     clients: int | None = None
     tracebacks: dict[int, str] = {}
     untold: list[str] = []
+
+    @property
+    def died(self) -> bool:
+        """Whether the process that ran the server ended before it could tell all that it had seen."""
+        return self.failure is not None and self.failure.where in ("process", "flower")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from fl_audit.core.files import read_model, write_json
+from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.federation._parent import when_orphaned
-from fl_audit.federation.apps.job import OUTCOME, AppFailure, AppJob, AppOutcome
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome
 from fl_audit.federation.apps.outcome import together
 from fl_audit.federation.overlay.server_side import EVENTS
 from fl_audit.federation.overlay.spool import Spool
@@ -64,6 +64,9 @@ class Orders:
         if not self.outcome.exists():
             spool = Spool(self.job)
             told = AppOutcome(**dict(together(spool.seen())), failure=failure)
+            for name, found in ((HELD_OUT, spool.held_out()), (FROZEN, spool.frozen())):
+                if found is not None:
+                    write_tensors(self.place / name, dict(found))
             spool.end()
             write_json(self.outcome, told.model_dump(mode="json"))
 
