@@ -48,6 +48,7 @@ class Round(BaseModel):
         batches: how many the pool has, of 128 pairs each.
         pairs: places in the pool.
         answers: for each pair, a digit of 0 to 4 for each who looked at it.
+        added: which rounds were added together: what is held out of them stays so when others are added.
         mean_pixel: of the pairs' originals, in [0, 255]: other pictures are noticed by it; None if unknown.
     """
 
@@ -57,6 +58,7 @@ class Round(BaseModel):
     batches: Annotated[int, Field(gt=0, le=10_000)]
     pairs: list[int]
     answers: list[Annotated[str, Field(pattern="^[0-4]+$")]]
+    added: int = 1
     mean_pixel: float | None = None
 
     @model_validator(mode="after")
@@ -86,12 +88,14 @@ class Judgements:
         reconstructions: the same shape.
         evidence: float32 ``(N, K)``, see `evidence`.
         answers: 0 to 4, the mean of those who looked, ``(N,)``.
+        added: int64 ``(N,)``, see `Round`.
     """
 
     originals: Tensor
     reconstructions: Tensor
     evidence: Tensor
     answers: Tensor
+    added: Tensor
 
     @classmethod
     def make(cls, sets: Sequence[Pictures], rounds: Sequence[Round]) -> Self:
@@ -102,24 +106,33 @@ class Judgements:
         """
         parts = [make_pairs(sets, found) for found in rounds]
         answers = [sum(map(int, said)) / len(said) for found in rounds for said in found.answers]
+        added = [found.added for found in rounds for _ in found.answers]
         originals, reconstructions, numbers = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cls(originals, reconstructions, numbers, torch.tensor(answers))
+        return cls(originals, reconstructions, numbers, torch.tensor(answers), torch.tensor(added))
 
     def part(self, rows: Tensor) -> "Judgements":
         """Some of them."""
         return Judgements(
-            self.originals[rows], self.reconstructions[rows], self.evidence[rows], self.answers[rows]
+            self.originals[rows],
+            self.reconstructions[rows],
+            self.evidence[rows],
+            self.answers[rows],
+            self.added[rows],
         )
 
     def split(self, share: float = UNSEEN) -> tuple["Judgements", "Judgements"]:
-        """Two parts, the second with ``share`` of the originals, as they were shown.
+        """Two parts, the second with up to ``share`` of the originals of each addition, as they were shown.
 
         A photograph may be in both, in other colours or turned.
         """
         kinds = self.originals.flatten(1).long().sum(1)
-        names: Tensor = kinds.unique()  # type: ignore[no-untyped-call]
-        order = torch.randperm(len(names), generator=torch_generator(0, "held-out answers"))
-        unseen = torch.isin(kinds, names[order[: round(share * len(names))]])
+        unseen = torch.zeros(len(kinds), dtype=torch.bool)
+        for together in self.added.unique().tolist():  # type: ignore[no-untyped-call]
+            rows = self.added == together
+            names: Tensor = kinds[rows].unique()  # type: ignore[no-untyped-call]
+            order = torch.randperm(len(names), generator=torch_generator(0, "held-out answers"))
+            unseen |= rows & torch.isin(kinds, names[order[: round(share * len(names))]])
+        unseen &= ~torch.isin(kinds, kinds[~unseen])  # what another addition trains on is held out of none
         return self.part(~unseen), self.part(unseen)
 
     def grades(self) -> Tensor:

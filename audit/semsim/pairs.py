@@ -24,7 +24,7 @@ Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor, Tensor]]
 
 SIZE = 64
 """Originals in a batch."""
-REAL_SHARE, JUDGED_SHARE = 0.15, 0.4
+REAL_SHARE, JUDGED_SHARE = 0.15, 0.5
 """Shares of the originals of a batch whose first reconstruction is real, or was judged."""
 
 

@@ -35,7 +35,7 @@ from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
 
-CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3), (8_000, 1e-3))
+CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3), (8_000, 1e-3), (9_000, 1e-3))
 """Optimiser steps and highest learning rate of each cycle: over it the rate rises and falls once."""
 
 

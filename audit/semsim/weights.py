@@ -27,8 +27,8 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 FORMAT = "fl-audit-semsim"
 VERSION = "2"
 """Of what a file's calibration belongs to: the views that features are averaged over."""
-NAME = "semsim-v5"
-PACKAGED_SHA256 = "5242b12dcf43d3360ff5a14d984bd5996661be3a48350fbe0aea990f12390aec"
+NAME = "semsim-v6"
+PACKAGED_SHA256 = "d2a68a9072829586138736c89526c0d6504b8e6d765b1d26be561f444fa9903c"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

@@ -16,7 +16,7 @@ from fl_audit.semsim import oracle
 from fl_audit.semsim.evidence import NAMES, evidence
 from fl_audit.semsim.judgements import Judgements, Round, make_pairs, read
 from fl_audit.semsim.material import PHOTOGRAPHS, picture_sets
-from fl_audit.semsim.pairs import batches
+from fl_audit.semsim.pairs import JUDGED_SHARE, SIZE, batches
 from fl_audit.semsim.pictures import Pictures
 from tests.bench._data import data_file
 
@@ -62,6 +62,20 @@ def test_no_original_is_in_both_parts() -> None:
     assert own.isdisjoint(image.numpy().tobytes() for image in unseen.originals)
 
 
+def test_what_is_held_out_stays_so_when_rounds_are_added() -> None:
+    before, more = everything(), Round(**spoken(seed=6, added=2))
+    _, unseen = Judgements.make(sets(), [before]).split(0.25)
+    seen, grown = Judgements.make(sets(), [before, more]).split(0.25)
+    assert torch.equal(grown.part(grown.added == 1).originals, unseen.originals)
+    assert len(grown.answers) == len(unseen.answers) + 1
+    # Some of the originals once more, of which others would be held out: none is in both parts.
+    again = Round(**spoken(pairs=list(range(50)), answers=["2"] * 50, added=2))
+    seen, fewer = Judgements.make(sets(), [before, again]).split(0.25)
+    assert 0 < len(fewer.answers) < len(unseen.answers)
+    own = {image.numpy().tobytes() for image in seen.originals}
+    assert own.isdisjoint(image.numpy().tobytes() for image in fewer.originals)
+
+
 def everything() -> Round:
     return Round(**spoken(pairs=list(range(128)), answers=["2"] * 128))
 
@@ -91,10 +105,12 @@ def test_answers_that_do_not_fit_are_refused(changes: dict[str, Any], reason: st
 def test_judged_pairs_take_part_in_training() -> None:
     seen = Judgements.make(sets(), [Round(**spoken())])
     # No grade that the oracle gives is so far off.
-    seen = Judgements(seen.originals, seen.reconstructions, seen.evidence, torch.full((3,), -40.0))
+    seen = Judgements(
+        seen.originals, seen.reconstructions, seen.evidence, torch.full((3,), -40.0), seen.added
+    )
     batch = next(batches(sets(), None, torch_generator(0, "x"), judged=seen))
     chosen = batch.grades[:, 0] < -4
-    assert int(chosen.sum()) == round(0.4 * 64)
+    assert int(chosen.sum()) == round(JUDGED_SHARE * SIZE)
 
     def looks(images: Tensor) -> set[tuple[float, ...]]:
         """Both images of each pair, in each of the ways that training may show them."""
