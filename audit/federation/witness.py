@@ -165,6 +165,8 @@ class Witness:
         """Forget what was to go into a step that is left out."""
         self._open.clear()
         self.clips.clear()
+        if not self.steps:
+            self.nothing = "no step was taken: GradScaler found inf or NaN in every gradient"
 
     def differentiated(self) -> list[Call]:
         """The calls since the last step whose output was differentiated."""

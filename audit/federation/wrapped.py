@@ -21,7 +21,7 @@ MEMORY = "fl-audit.defense"
 """Record of a client's Flower context that holds what its defense remembers."""
 
 RELEASES = "fl-audit.releases"
-"""Record of a client's Flower context: how many updates left it in the latest round."""
+"""Record of a client's Flower context: by round, how many updates left it."""
 
 
 class WrappedClientApp(ClientApp):
@@ -132,15 +132,15 @@ def _numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
 def _client(context: Context) -> int:
     """The client's number: its partition, or its node id where a deployment gives none that is a number."""
     value = context.node_config.get("partition-id")
-    return value if isinstance(value, int) and not isinstance(value, bool) else context.node_id
+    return int(str(value)) if str(value).isdecimal() else context.node_id
 
 
 def _again(context: Context, number: int) -> tuple[int, ...]:
     """How many updates left the client before in this round, if any, as the defense's seed needs it."""
     record = context.state.config_records.get(RELEASES, ConfigRecord())
-    count = record["count"] if record.get("round") == number else 0
+    count = record.get(str(number), 0)
     before = count if isinstance(count, int) else 0
-    context.state[RELEASES] = ConfigRecord({"round": number, "count": before + 1})
+    context.state[RELEASES] = ConfigRecord({**record, str(number): before + 1})
     return (before,) if before else ()
 
 

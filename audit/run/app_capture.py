@@ -62,7 +62,7 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
             write_app_scene(folder, config, settings, outcome, named[spec])
         watched = not settings.server_only
         _grants(folder, config, outcome, named[spec], progress, watched=watched)
-        if spec == "none" and not outcome.own and outcome.secure is None:
+        if spec == "none":
             _note_doubts(folder, config, outcome, named[spec])
         write_record(folder.federation(named[spec]), _record(folder, config, outcome, named[spec]))
     if not folder.federation(CONTROL).is_file():
@@ -73,8 +73,8 @@ def capture_app(folder: RunFolder, config: RunConfig, progress: Progress) -> Run
 
 def _note_doubts(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str) -> None:
     """Keep what the audit does not know of how the clients train."""
-    checked = Checked("")
-    if outcome.training is not None:
+    checked, explained = Checked(""), not outcome.own and outcome.secure is None
+    if outcome.training is not None and explained:
         checked = check_training(folder, config, slug, half=outcome.half)
     elif outcome.died and outcome.image_shape is not None:
         checked = Checked("", "the process that ran the app did not live to tell how its clients trained")
@@ -233,7 +233,7 @@ def _record(folder: RunFolder, config: RunConfig, outcome: AppOutcome, slug: str
                     if failure.client == client
                 ],
             )
-            for client in sorted({*range(config.federation.clients), *outcome.participation})
+            for client in outcome.numbers or range(config.federation.clients)
         ],
     )
 

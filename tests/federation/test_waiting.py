@@ -9,10 +9,11 @@ from flwr.clientapp import ClientApp
 from flwr.server.client_manager import SimpleClientManager
 
 from fl_audit.federation._flwr_private import task_identity
-from fl_audit.federation.apps.grid import PAUSE, waits_for_clients
+from fl_audit.federation.apps.grid import waits_for_clients
 from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.federation.overlay.grid import AppWaits, OverlayGrid
 from tests.e2e.apps import SERVER, write_app
+from tests.federation.test_app_habits import LOOP
 from tests.federation.test_apps import run
 
 WORKS = """    import time
@@ -27,6 +28,13 @@ def test_a_server_that_evaluates_for_long_is_not_ended(tmp_path: Path) -> None:
     outcome = run(write_app(tmp_path, package="working", server=server), tmp_path / "out", timeout=3.0)
     assert outcome.failure is None
     assert outcome.rounds == [1]
+
+
+def test_a_server_that_works_between_question_and_message_is_not_ended(tmp_path: Path) -> None:
+    server = LOOP.replace("        replies =", "        __import__('time').sleep(1.4)\n        replies =")
+    outcome = run(write_app(tmp_path, package="thinking", server=server), tmp_path / "out", timeout=3.0)
+    assert outcome.failure is None
+    assert outcome.rounds == [1, 2, 3]
 
 
 def test_what_flowers_older_api_waits_with_is_known() -> None:
@@ -53,19 +61,18 @@ def test_under_flowers_engines_only_asking_all_the_time_counts_and_only_the_serv
             time.sleep(0.5)
         failures: list[AppWaits] = []
 
-        def ask() -> None:
-            end = time.monotonic() + 0.7
-            while time.monotonic() < end:
+        def ask(seconds: float) -> None:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not failures:
                 try:
                     grid.get_node_ids()
                 except AppWaits as error:
                     failures.append(error)
                 time.sleep(0.02)
 
-        other = threading.Thread(target=ask)
+        other = threading.Thread(target=ask, args=(0.7,))
         other.start()
         other.join()
         assert not failures
-        ask()
+        ask(30.0)
         assert failures
-    assert PAUSE > 5  # seconds between two questions of Flower's own thread

@@ -43,8 +43,13 @@ def released(configs: list[dict[str, Any]]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     "configs",
-    [[{}] * 3, [{"server-round": 4}] * 3, [{"server_round": n} for n in (1, 2, 3)]],
-    ids=["no round said", "several in a round", "Flower's older word"],
+    [
+        [{}] * 3,
+        [{"server-round": 4}] * 3,
+        [{"server_round": n} for n in (1, 2, 3)],
+        [{"server-round": n} for n in (1, 2, 1)],
+    ],
+    ids=["no round said", "several in a round", "Flower's older word", "rounds that come again"],
 )
 def test_no_noise_comes_twice(configs: list[dict[str, Any]]) -> None:
     first, second, third = released(configs)

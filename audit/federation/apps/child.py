@@ -123,7 +123,7 @@ class _Run:
             time.sleep(min(1.0, limit / 4))
             if not grid.waits(min(PAUSE, limit / 2)):
                 since = time.monotonic()
-            elif time.monotonic() - since > limit:
+            elif time.monotonic() - max(since, grid.handled) > limit:
                 self._failure = AppFailure(
                     where="wait",
                     text=waits_in_vain(f"{self._job.clients} clients"),

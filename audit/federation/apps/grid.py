@@ -52,6 +52,7 @@ class AppGrid(LocalGrid):
         super().__init__(client_app, clients=clients, seed=seed, run_id=run_id, run_config=run_config)
         self._server = threading.get_ident()
         self._asked = -PAUSE
+        self.handled = time.monotonic()
         self._seed, self._limit, self._watch = seed, limit, watch
         self._one_at_a_time = threading.Lock()
         self._busy: dict[int, threading.Thread] = {}
@@ -126,6 +127,7 @@ class AppGrid(LocalGrid):
                 self._busy[node] = thread
                 self._watch.training.clear()
                 self._fail(message, f"no answer within {limit:g} s (--timeout)")
+            self.handled = time.monotonic()
 
     def _handle(self, message: Message) -> None:
         super()._handle(message)

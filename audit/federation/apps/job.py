@@ -223,6 +223,7 @@ class AppOutcome(Seen):
         tracebacks: by client, the app's own traceback of the latest failure, where it does not show in the
             process's log.
         untold: options that must say what was not seen, where clients are not watched.
+        numbers: of the clients; empty where that is not known.
     """
 
     failure: AppFailure | None = None
@@ -238,6 +239,7 @@ class AppOutcome(Seen):
     clients: int | None = None
     tracebacks: dict[int, str] = {}
     untold: list[str] = []
+    numbers: list[int] = []
 
     @property
     def died(self) -> bool:

@@ -83,6 +83,20 @@ def find_normalisation(
     )
 
 
+def contradicts(
+    inputs: Tensor,
+    norm: Norm,
+    called: Sequence[Norm],
+    made: Sequence[Norm],
+    told: Sequence[float] | None,
+) -> bool:
+    """Whether the pixels say that ``inputs`` went through another normalisation than ``norm``."""
+    if told is not None or on_levels(undone(inputs[:LOOKED_AT], norm)):
+        return False
+    other = find_normalisation(inputs, called, made, None)
+    return isinstance(other, Normalisation) and on_levels(undone(inputs[:LOOKED_AT], other.norm))
+
+
 def fits(inputs: Tensor, norm: Norm) -> bool:
     """Whether ``inputs`` are images in [0, 1] under ``norm``."""
     images = undone(inputs, norm)

@@ -10,6 +10,9 @@ from fl_audit.federation.apps.observe import AppObserver, BudgetRecorder
 from fl_audit.federation.apps.watch import Watch
 from fl_audit.models.app_model import Recipe
 
+APART = 2e-3
+"""Means and deviations that are further apart are others; what is worked out from pixels is rounded."""
+
 
 def watch_for(job: AppJob) -> Watch:
     """A watch that knows what the user said."""
@@ -37,6 +40,7 @@ def seen_by(watch: Watch) -> Seen:
         half=watch.half,
         uncompiled=watch.uncompiled,
         other_losses=sorted(watch.other_losses),
+        other_norms=watch.other_norms,
     )
 
 
@@ -49,18 +53,16 @@ def together(parts: Sequence[Seen]) -> Seen:
     protections = [found for part in parts for found in part.own]
     facts |= {"own": list({found.name: found for found in protections}.values())}
     losses = {loss for part in parts for loss in (part.loss, *part.other_losses) if loss is not None}
-    norms = {
-        tuple(
-            round(value, 3) for value in (*part.recipe.mean, *part.recipe.std)
-        )  # what is worked out is rounded
-        for part in parts
-        if part.recipe is not None
-    }
+    # Of three channels each, since one value may stand for all.
+    recipes = [part.recipe for part in parts if part.recipe is not None]
+    norms = [[value for each in (r.mean, r.std) for value in (each * 3)[:3]] for r in recipes]
     facts |= {"own_start": facts["own_start"] or [], "other_losses": sorted(losses - {facts["loss"]})}
     if facts["recipe"] is not None:
         facts["recipe_missing"] = None
     flags = {name: bool(facts[name]) for name in ("torch", "half", "uncompiled", "other_norms")}
-    flags["other_norms"] = flags["other_norms"] or len(norms) > 1
+    flags["other_norms"] = flags["other_norms"] or any(
+        max(m) - min(m) > APART for m in zip(*norms, strict=True)
+    )
     return Seen.model_validate(facts | flags)
 
 
@@ -117,6 +119,7 @@ def outcome_of(
         training=observer.training,
         secure=_secure(recorder),
         notes=said,
+        numbers=sorted(observer.clients.values()),
     )
 
 

@@ -20,7 +20,7 @@ from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation._scaling import skipped_told
 from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.loss import loss_of, one_logit
-from fl_audit.federation.apps.normalise import Normalisation, find_normalisation, fits
+from fl_audit.federation.apps.normalise import Normalisation, contradicts, find_normalisation, fits
 from fl_audit.federation.apps.origin import Norm, Origins, frozen_values, norm_of
 from fl_audit.federation.apps.protections import of_training
 from fl_audit.federation.witness import report_clipping, report_skipped
@@ -70,6 +70,7 @@ class Watch:
         self.own_start: list[str] = []
         self.loss: str | None = None
         self.other_losses: set[str] = set()
+        self.other_norms = False
         self.output: str | int | None = None
         self.one_logit: OneLogit | None = None
         self.called: list[Norm] = []
@@ -106,11 +107,8 @@ class Watch:
         """A mode that tells the watch the labels of evaluated images; for one thread."""
         return Losses(self._on_loss)
 
-    def pixels(self, inputs: Tensor, *, training: bool = True) -> Tensor | str:
-        """What the model was fed as images in [0, 1], or why it is none.
-
-        ``training``: whether it was trained on them; what is found out of them counts for what comes later.
-        """
+    def pixels(self, inputs: Tensor) -> Tensor | str:
+        """What the model was fed as images in [0, 1], or why it is none."""
         flat = inputs.ndim == 2 and self._told_shape is not None
         if flat and self._told_shape is not None:
             if inputs.shape[1] != torch.Size(self._told_shape).numel():
@@ -131,14 +129,15 @@ class Watch:
             if isinstance(new, str):
                 return new
             found = new
+        elif contradicts(inputs, found.norm, self.called, self.origins.normalisations, self._told_range):
+            self.other_norms = True
         if not fits(inputs, found.norm):
             return (
                 "the model's input does not fit the normalisation found before, "
                 f"{found.how}: say what black and white are at its input: --input-range LOW,HIGH"
             )
-        if training:
-            self.normalisation = found
-            self.image_shape = shape
+        self.normalisation = found
+        self.image_shape = shape
         return found.undo(inputs)
 
     def learn(self, calls: Sequence[Call]) -> None:
@@ -198,14 +197,21 @@ class Watch:
         )
 
     def held_out(self) -> tuple[Tensor, Tensor] | None:
-        """Images in [0, 1] that models were evaluated on, and labels; -1 where none was seen."""
+        """Images in [0, 1] that models were evaluated on, and labels; -1 where none was seen.
+
+        Nothing that they show counts for the training, which may come later and look otherwise.
+        """
         images, labels = [], []
-        for inputs, target in self._held:
-            seen = self.pixels(inputs, training=False)
-            if isinstance(seen, Tensor):
-                images.append(seen)
-                whole = target is not None and len(target) == len(seen)
-                labels.append(target if whole and target is not None else torch.full((len(seen),), -1))
+        before = self.normalisation, self.image_shape, self.other_norms
+        try:
+            for inputs, target in self._held:
+                seen = self.pixels(inputs)
+                if isinstance(seen, Tensor):
+                    images.append(seen)
+                    whole = target is not None and len(target) == len(seen)
+                    labels.append(target if whole and target is not None else torch.full((len(seen),), -1))
+        finally:
+            self.normalisation, self.image_shape, self.other_norms = before
         return (torch.cat(images)[:HELD_OUT], torch.cat(labels)[:HELD_OUT]) if images else None
 
     def _before(self, module: nn.Module, inputs: Any) -> None:

@@ -19,7 +19,7 @@ from fl_audit.federation.apps.protections import of_mods
 from fl_audit.federation.apps.watch import Watch
 from fl_audit.federation.overlay.client_side import UNKNOWN, partition
 from fl_audit.federation.overlay.spool import Spool
-from fl_audit.federation.wrapped import MEMORY, WrappedClientApp
+from fl_audit.federation.wrapped import MEMORY, RELEASES, WrappedClientApp
 from fl_audit.strategies.defenses import defenses
 
 CALLS = "fl-audit.calls"
@@ -111,6 +111,7 @@ def _count(context: Context) -> int:
     before = record.get("count") if record.get("run") == str(context.run_id) else None
     if not isinstance(before, int):
         before = 0
-        context.state.pop(MEMORY, None)
+        for name in (MEMORY, RELEASES):
+            context.state.pop(name, None)
     context.state[CALLS] = ConfigRecord({"run": str(context.run_id), "count": before + 1})
     return before + 1

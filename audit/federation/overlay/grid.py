@@ -52,7 +52,8 @@ class OverlayGrid(GridProxy):
         if (
             threading.get_ident() == self._server
         ):  # Flower's older API asks in a thread of its own all the time
-            if now - self._asked > min(PAUSE, self._waiting / 2) or self._sent:
+            due = any(now - since <= self._limit for _, since in list(self._sent.values()))
+            if due or now - self._asked > min(PAUSE, self._waiting / 2):
                 self._since = now
             self._asked = now
             if now - self._since > self._waiting:

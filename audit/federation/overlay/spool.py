@@ -135,7 +135,7 @@ class Spool:
             return "the client recorded none"
         rounds = [int(path.stem.partition("-")[0].removeprefix("r")) for path in found]
         # A client that was late in an earlier round may have left that one's after this began.
-        came = number if number in rounds else rounds[-1]
+        came = number if number in rounds else max(rounds)
         try:
             truth = read_truth(self._root, CaptureKey(self._slug, came, node))
         except CaptureError as error:
