@@ -1,20 +1,22 @@
 """A server that waits for nodes that do not come is told from one that works."""
 
-import sys
 import threading
 import time
 from pathlib import Path
 
+import pytest
 from flwr.clientapp import ClientApp
-from flwr.server.client_manager import SimpleClientManager
+from flwr.server import SimpleClientManager
 
 from fl_audit.federation._flwr_private import task_identity
-from fl_audit.federation.apps.grid import waits_for_clients
+from fl_audit.federation.apps.grid import AppWaits, impatient
 from fl_audit.federation.local_engine import LocalGrid
-from fl_audit.federation.overlay.grid import AppWaits, OverlayGrid
+from fl_audit.federation.overlay.grid import OverlayGrid
 from tests.e2e.apps import SERVER, write_app
 from tests.federation.test_app_habits import LOOP
 from tests.federation.test_apps import run
+
+LEGACY = Path(__file__).resolve().parents[1] / "apps/legacy"
 
 WORKS = """    import time
     for _ in range(3):
@@ -37,18 +39,21 @@ def test_a_server_that_works_between_question_and_message_is_not_ended(tmp_path:
     assert outcome.rounds == [1, 2, 3]
 
 
-def test_what_flowers_older_api_waits_with_is_known() -> None:
-    manager = SimpleClientManager()
-    thread = threading.Thread(target=manager.wait_for, args=(1, 2), daemon=True)
-    assert not waits_for_clients(threading.get_ident())
-    thread.start()
-    end = time.monotonic() + 1.5
-    while not waits_for_clients(thread.ident or 0) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert waits_for_clients(thread.ident or 0)
-    thread.join()
-    assert thread.ident not in sys._current_frames()
-    assert not waits_for_clients(thread.ident or 0)
+def test_flowers_older_api_does_not_wait_for_a_day() -> None:
+    manager, plain = SimpleClientManager(), SimpleClientManager.wait_for
+    with impatient(0.2):
+        assert manager.wait_for(0)
+        assert not manager.wait_for(1, timeout=0)
+        with pytest.raises(AppWaits, match=r"the 0 that there are.*--clients N"):
+            manager.sample(1)
+    assert SimpleClientManager.wait_for is plain
+
+
+def test_an_app_of_the_older_api_that_wants_more_clients_is_ended(tmp_path: Path) -> None:
+    outcome = run(LEGACY, tmp_path / "out", clients=1, timeout=5.0)  # it wants two
+    assert outcome.failure is not None
+    assert outcome.failure.where == "wait"
+    assert "--clients N" in outcome.failure.text
 
 
 def test_under_flowers_engines_only_asking_all_the_time_counts_and_only_the_servers() -> None:

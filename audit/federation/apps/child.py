@@ -23,8 +23,8 @@ from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation._parent import when_orphaned
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.app_witness import AppWitness
-from fl_audit.federation.apps.grid import PAUSE, AppGrid, LoudApp, waits_in_vain
-from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob
+from fl_audit.federation.apps.grid import PAUSE, AppGrid, AppWaits, LoudApp, impatient, waits_in_vain
+from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, Where
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, watch_for
 from fl_audit.federation.apps.protections import of_mods
@@ -109,11 +109,13 @@ class _Run:
             except SystemExit as error:
                 self._notes.append(f"the server app ended by sys.exit({error.code!r})")
             except BaseException as error:
-                self._failure = failure_of("server", error, Path.cwd())
+                where: Where = "wait" if isinstance(error, AppWaits) else "server"
+                self._failure = failure_of(where, error, Path.cwd())
 
     def _serve(self, server: ServerApp, grid: Grid, run_id: int) -> None:
         context = Context(run_id, 0, {}, RecordDict(), dict(self._job.config))
-        with seeded_globals(self._job.seed, "app", "server"), self._watch.losses():
+        limit = min(WAITING, self._job.timeout)
+        with seeded_globals(self._job.seed, "app", "server"), self._watch.losses(), impatient(limit):
             server(grid, context)
 
     def _guard_waiting(self, grid: AppGrid) -> None:

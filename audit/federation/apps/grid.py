@@ -1,13 +1,16 @@
 """Engine ``local`` for other people's code: each client call in a thread with a time limit, one at a time."""
 
+import functools
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
+from flwr.server import SimpleClientManager
 
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.federation._flwr_private import CLIENT_FAILED, set_message_id
@@ -19,6 +22,10 @@ PAUSE = 15.0
 """Seconds between two questions for nodes within which a server counts as asking all the time."""
 
 _QUERY = "query.fl_audit"
+
+
+class AppWaits(RuntimeError):
+    """The app's server waits for nodes that do not come."""
 
 
 class AppGrid(LocalGrid):
@@ -68,10 +75,8 @@ class AppGrid(LocalGrid):
         return super().get_node_ids()
 
     def waits(self, pause: float = PAUSE) -> bool:
-        """Whether the server seems to wait for nodes at this moment; if it asks, each ``pause`` seconds."""
-        if self._one_at_a_time.locked():
-            return False
-        return time.monotonic() - self._asked < pause or waits_for_clients(self._server)
+        """Whether the server asks for nodes at least each ``pause`` seconds, and does nothing else."""
+        return not self._one_at_a_time.locked() and time.monotonic() - self._asked < pause
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -144,15 +149,27 @@ class AppGrid(LocalGrid):
         self._given_up[message.metadata.message_id] = reply
 
 
-def waits_for_clients(thread: int) -> bool:
-    """Whether a thread is inside of what Flower's older API waits for clients with."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "wait_for" and code.co_filename.endswith("client_manager.py"):
+@contextmanager
+def impatient(limit: float) -> Iterator[None]:
+    """Inside the block, Flower's older API raises `AppWaits` where it would wait longer for clients.
+
+    It waits a day by default, in a way that nothing can interrupt. ``limit`` is in seconds.
+    """
+    original = SimpleClientManager.wait_for
+
+    @functools.wraps(original)
+    def wait_for(self: SimpleClientManager, num_clients: int, timeout: int = 86400) -> bool:
+        if original(self, num_clients, min(timeout, limit)):  # type: ignore[arg-type]  # a fraction will do
             return True
-        frame = frame.f_back
-    return False
+        if timeout <= limit:
+            return False
+        raise AppWaits(waits_in_vain(str(self.num_available())))
+
+    SimpleClientManager.wait_for = wait_for  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SimpleClientManager.wait_for = original  # type: ignore[method-assign]
 
 
 def waits_in_vain(there: str) -> str:

@@ -8,14 +8,10 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fl_audit.federation._flwr_private import CLIENT_FAILED, set_message_id
-from fl_audit.federation.apps.grid import PAUSE, waits_in_vain
+from fl_audit.federation.apps.grid import PAUSE, AppWaits, waits_in_vain
 from fl_audit.strategies._proxy import GridProxy
 
 _POLL = 0.25  # seconds
-
-
-class AppWaits(RuntimeError):
-    """The app's server waits for nodes that do not come."""
 
 
 class OverlayGrid(GridProxy):

@@ -14,11 +14,12 @@ from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.federation.apps import _flwr_config as flower
+from fl_audit.federation.apps.grid import AppWaits, impatient
 from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome, Where
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, together, watch_for
 from fl_audit.federation.overlay.client_side import HELLO, PARTITION, UNKNOWN
-from fl_audit.federation.overlay.grid import AppWaits, OverlayGrid
+from fl_audit.federation.overlay.grid import OverlayGrid
 from fl_audit.federation.overlay.spool import Spool
 from fl_audit.federation.overlay.untold import UNWATCHED, stated, untold
 from fl_audit.strategies.interception import AuditGrid
@@ -79,11 +80,12 @@ class _ServerRun:
                 if self._job.truth is not None:
                     self._observer.operator = import_object(self._job.truth, "truth")
                 where = "wait"
-                raw = OverlayGrid(grid, limit=self._job.timeout, waiting=min(WAITING, self._job.timeout))
+                waiting = min(WAITING, self._job.timeout)
+                raw = OverlayGrid(grid, limit=self._job.timeout, waiting=waiting)
                 self._meet(raw)
                 where = "server"
                 audited = AuditGrid(raw, self._recorder, observer=self._observer)
-                with seeded_globals(self._job.seed, "app", "server"):
+                with seeded_globals(self._job.seed, "app", "server"), impatient(waiting):
                     server(audited, context)
         except SystemExit as error:
             if _by_flower(error):
