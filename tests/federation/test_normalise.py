@@ -66,6 +66,15 @@ def test_grey_as_the_mean_of_three_channels_of_8_bits_is_known_though_it_is_dark
     torch.testing.assert_close(dim.undo(fed(images, ((0.5,), (0.5,)))), images)
 
 
+def test_a_small_float_image_with_few_values_is_not_taken_for_8_bits() -> None:
+    """As a face that was resized: means of twelve values, of which a small dark picture has few."""
+    generator = torch.Generator().manual_seed(1)
+    few = torch.randperm(2180, generator=generator)[:175]
+    sums = few[torch.randint(0, 175, (625,), generator=generator)]
+    images = (sums.view(1, 1, 25, 25) / 3060).float()
+    assert found(images, [], []).how.startswith("none")
+
+
 def test_channels_with_one_normalisation_share_their_black_and_white() -> None:
     images = pixels(0, 200)
     images[:, 0] = pixels(60, 255)[:, 0]

@@ -19,6 +19,9 @@ NEARLY_ALL = 0.98
 
 LEVELS = 256
 
+LEVEL = 0.8
+"""Distance of two values from which they are on different levels; half precision rounds by hundredths."""
+
 FEWEST = 32
 """Different values of a channel below which they may be of another kind than pixels of 8 bits."""
 
@@ -52,12 +55,18 @@ def are_quantised(inputs: Tensor) -> bool:
 
 
 def _is_quantised(image: Tensor) -> bool:
-    """Whether each channel of ``(C, H, W)`` has many values, but no more different ones than 8 bits allow."""
+    """Whether each channel of ``(C, H, W)`` has many values, but no more different ones than 8 bits allow.
+
+    Nor closer ones: a small float image may have few values, but not a whole level apart.
+    """
     for channel in image.flatten(1):
         values = channel.double()
         span = float(values.max() - values.min()) or 1.0
-        found = len(torch.unique((values * (LEVELS / GRAIN / span)).round()))
+        different = torch.unique((values * (LEVELS / GRAIN / span)).round()) * GRAIN
+        found, gaps = len(different), different.diff()
         if not FEWEST <= found <= LEVELS + PADDING or len(values) < ENOUGH * found:
+            return False
+        if int(((gaps > NEAR) & (gaps < LEVEL)).sum()) > 2 * PADDING:
             return False
     return True
 
