@@ -63,14 +63,14 @@ def odds(positive: PositiveControl, leak: Leak) -> str:
 def lucky_guess(leak: Leak, summary: Summary) -> GuessSummary | None:
     """The kind of guess that explains all that was recognised of a group; None if none does.
 
-    It explains it where three things come together: the positive control did not show full power, guesses are
-    recognised so often that chance gives as many (`luck`), and no image came closer to its original than the
-    closest guess, by the metric that recognition rests on. So one exact image among thousands is a leak.
+    It explains it where two things come together: guesses are recognised so often that chance gives as many
+    (`luck`), and no image came closer to its original than the closest guess, by the metric that recognition
+    rests on. So one exact image among thousands is a leak. The positive control has no say: that the attack
+    works on one image of a step does not make of one in 64, fewer than guesses reach, a recognised one.
     """
-    positive = summary.controls.positive
     metric = by_name(summary.metrics).get(summary.recognisability.metric)
     graded = [guess for guess in summary.controls.negative.values() if guess.graded]
-    if metric is None or not graded or (positive is not None and positive.power == "yes"):
+    if metric is None or not graded:
         return None
     likeliest = max(graded, key=lambda guess: guess.recognisable / guess.graded)
     closest_guess = closest(metric, [_closest(guess.metrics, metric) for guess in graded])

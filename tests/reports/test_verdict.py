@@ -133,7 +133,7 @@ def guessed(recognised: int, of: int, best: float) -> list[GuessFacts]:
     ("powered", "found", "guesses", "kind"),
     [
         (0.1, [0.6, 0.6], guessed(2, 20, best=0.7), "not-shown"),  # 2 of 20, as many as of the guesses
-        (0.9, [0.6, 0.6], guessed(2, 20, best=0.7), "leaks"),  # the control shows that the attack works
+        (0.9, [0.6, 0.6], guessed(2, 20, best=0.7), "not-shown"),  # that it works elsewhere is no proof here
         (0.1, [0.6, 0.8], guessed(2, 20, best=0.7), "leaks"),  # one is closer than any guess
         (0.1, [0.6, 0.6], guessed(0, 20, best=0.4), "leaks"),  # no guess is ever recognised
         (0.1, [0.6] * 10, guessed(2, 20, best=0.7), "leaks"),  # too many for luck
