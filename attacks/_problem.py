@@ -141,8 +141,8 @@ class Problem:
         """
         if self.is_gradient:
             return 1.0 if self.exact_scale else None
-        members = self.cohort or (Member(1.0, self),)
-        clipped = any(m.problem.training is not None and m.problem.training.clip_norm for m in members)
+        trainings = [member.problem.training for member in self._members]
+        clipped = any(training is not None and training.clip_norm is not None for training in trainings)
         return None if clipped else self.total_rate
 
     @property
@@ -151,9 +151,14 @@ class Problem:
 
         None if it is unknown, or if the optimiser does not add up gradients.
         """
-        rates = [member.total_rate() for member in self.cohort or (Member(1.0, self),)]
+        rates = [member.total_rate() for member in self._members]
         known = [rate for rate in rates if rate is not None]
         return sum(known) if len(known) == len(rates) else None
+
+    @property
+    def _members(self) -> tuple["Member", ...]:
+        """The clients of the cohort, or this one alone."""
+        return self.cohort or (Member(1.0, self),)
 
     @property
     def first_pass(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from fl_audit.core.errors import ConfigError
 from fl_audit.core.knowledge import Knowledge
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
-from fl_audit.core.types import Update
+from fl_audit.core.types import TrainingDetails, Update
 
 __all__ = ["MAX_IMAGES", "AttackFailed", "Named", "Problem", "prepare"]
 
@@ -160,9 +160,8 @@ def _shown(update: Update, knowledge: Knowledge, model: nn.Module, arrays: Array
 def _observed(arrays: Arrays, parameters: Named, layout: Layout) -> Named:
     """See `Problem.observed`."""
     training = layout.training
-    one_step = len(layout.plan.step_sizes) == 1 and not layout.members
     observed = {name: -arrays.change[name].to(value.device) for name, value in parameters.items()}
-    if training is not None and training.optimizer == "sgd" and one_step:
+    if training is not None and _is_one_sgd_step(layout, training):
         # The first step of Nesterov's momentum moves by the gradient and, once more, its buffer.
         factor = rate_of(training, 0) * (1 + training.momentum if training.nesterov else 1)
         decay = training.weight_decay
@@ -172,6 +171,11 @@ def _observed(arrays: Arrays, parameters: Named, layout: Layout) -> Named:
     if not all(bool(torch.isfinite(value).all()) for value in observed.values()):
         raise AttackFailed("the update is too large for float32: its gradient is infinite")
     return observed
+
+
+def _is_one_sgd_step(layout: Layout, training: TrainingDetails) -> bool:
+    """Whether ``observed`` is a gradient, not simulated step by step."""
+    return training.optimizer == "sgd" and len(layout.plan.step_sizes) == 1 and not layout.members
 
 
 def _unclipped(observed: Named, knowledge: Knowledge, layout: Layout, *, whole: bool) -> bool:
@@ -184,9 +188,7 @@ def _unclipped(observed: Named, knowledge: Knowledge, layout: Layout, *, whole: 
     if not norms:
         return True
     training = layout.training
-    if training is not None and (
-        training.optimizer != "sgd" or len(layout.plan.step_sizes) > 1 or layout.members
-    ):
+    if training is not None and not _is_one_sgd_step(layout, training):
         return whole  # the simulation clips as well
     length = math.sqrt(sum(float(value.double().square().sum()) for value in observed.values()))
     return whole and not knowledge.cohort and length < (1 - _CLIPPED) * min(norms)

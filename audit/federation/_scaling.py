@@ -30,8 +30,8 @@ def skipped_told(tell: Callable[[], None]) -> Iterator[None]:
             tell()
         return result
 
-    GradScaler.step = step  # type: ignore[method-assign]
+    GradScaler.step = step  # type: ignore[method-assign]  # of the class: apps make their own
     try:
         yield
     finally:
-        GradScaler.step = original  # type: ignore[method-assign]
+        GradScaler.step = original  # type: ignore[method-assign]  # as it was

@@ -11,7 +11,7 @@ one. The file holds no pictures: the pairs follow from the data sets and a seed,
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -112,13 +112,7 @@ class Judgements:
 
     def part(self, rows: Tensor) -> "Judgements":
         """Some of them."""
-        return Judgements(
-            self.originals[rows],
-            self.reconstructions[rows],
-            self.evidence[rows],
-            self.answers[rows],
-            self.added[rows],
-        )
+        return Judgements(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def split(self, share: float = UNSEEN) -> tuple["Judgements", "Judgements"]:
         """Two parts, the second with up to ``share`` of the originals of each addition, as they were shown.

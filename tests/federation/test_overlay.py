@@ -20,9 +20,9 @@ from fl_audit.core.types import GroundTruth, TrainingDetails
 from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation.apps import AppJob
 from fl_audit.federation.apps import _flwr_config as flower
-from fl_audit.federation.apps.grid import AppWaits
 from fl_audit.federation.apps.job import Seen
 from fl_audit.federation.apps.outcome import together
+from fl_audit.federation.apps.waiting import AppWaits
 from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.federation.overlay.grid import OverlayGrid
 from fl_audit.federation.overlay.launchers import with_launchers, write_launchers

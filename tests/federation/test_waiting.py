@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from flwr.server import SimpleClientManager
 
 from fl_audit.federation._flwr_private import task_identity
-from fl_audit.federation.apps.grid import AppWaits, impatient
+from fl_audit.federation.apps.waiting import AppWaits, impatient
 from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.federation.overlay.grid import OverlayGrid
 from tests.e2e.apps import SERVER, write_app

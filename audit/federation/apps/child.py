@@ -23,19 +23,17 @@ from fl_audit.federation._flwr_private import task_identity
 from fl_audit.federation._parent import when_orphaned
 from fl_audit.federation.apps import _flwr_config as flower
 from fl_audit.federation.apps.app_witness import AppWitness
-from fl_audit.federation.apps.grid import PAUSE, AppGrid, AppWaits, LoudApp, impatient, waits_in_vain
+from fl_audit.federation.apps.grid import AppGrid, LoudApp
 from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, Where
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, watch_for
 from fl_audit.federation.apps.protections import of_mods
+from fl_audit.federation.apps.waiting import WAITING, AppWaits, impatient, waits_in_vain
 from fl_audit.federation.truth import hello
 from fl_audit.federation.wrapped import WrappedClientApp
 from fl_audit.models.app_model import SOURCES
 from fl_audit.strategies.defenses import defenses
 from fl_audit.strategies.interception import AuditGrid
-
-WAITING = 60.0
-"""Seconds without a message after which a server that keeps asking for nodes is taken to wait for more."""
 
 
 def main(arguments: list[str]) -> None:
@@ -120,17 +118,10 @@ class _Run:
 
     def _guard_waiting(self, grid: AppGrid) -> None:
         """End a server that waits for more nodes than there are, as Flower's strategies do for ever."""
-        limit, since = min(WAITING, self._job.timeout), time.monotonic()
-        while True:
-            time.sleep(min(1.0, limit / 4))
-            if not grid.waits(min(PAUSE, limit / 2)):
-                since = time.monotonic()
-            elif time.monotonic() - max(since, grid.handled) > limit:
-                self._failure = AppFailure(
-                    where="wait",
-                    text=waits_in_vain(f"{self._job.clients} clients"),
-                )
-                self.finish(None)
+        while not grid.waits():
+            time.sleep(0.5)
+        self._failure = AppFailure(where="wait", text=waits_in_vain(f"{self._job.clients} clients"))
+        self.finish(None)
 
     def finish(self, failure: AppFailure | None) -> None:
         """Write the outcome and end the process."""

@@ -1,31 +1,21 @@
 """Engine ``local`` for other people's code: each client call in a thread with a time limit, one at a time."""
 
-import functools
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
-from flwr.server import SimpleClientManager
 
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.federation._flwr_private import CLIENT_FAILED, set_message_id
+from fl_audit.federation.apps.waiting import WAITING, Patience
 from fl_audit.federation.apps.watch import Watch, abandon, is_abandoned
 from fl_audit.federation.local_engine import LocalGrid
 from fl_audit.strategies._content import copy_content
 
-PAUSE = 15.0
-"""Seconds between two questions for nodes within which a server counts as asking all the time."""
-
 _QUERY = "query.fl_audit"
-
-
-class AppWaits(RuntimeError):
-    """The app's server waits for nodes that do not come."""
 
 
 class AppGrid(LocalGrid):
@@ -57,9 +47,7 @@ class AppGrid(LocalGrid):
         watch: Watch,
     ) -> None:
         super().__init__(client_app, clients=clients, seed=seed, run_id=run_id, run_config=run_config)
-        self._server = threading.get_ident()
-        self._asked = -PAUSE
-        self.handled = time.monotonic()
+        self._patience = Patience(min(WAITING, limit))
         self._seed, self._limit, self._watch = seed, limit, watch
         self._one_at_a_time = threading.Lock()
         self._busy: dict[int, threading.Thread] = {}
@@ -67,16 +55,13 @@ class AppGrid(LocalGrid):
         self._given_up: dict[str, Message] = {}
 
     def get_node_ids(self) -> Sequence[int]:
-        """All nodes; when the server asked is noted, see `waits`."""
-        if (
-            threading.get_ident() == self._server
-        ):  # Flower's older API asks in a thread of its own all the time
-            self._asked = time.monotonic()
+        """All nodes; that they were asked for is noted, see `waits`."""
+        self._patience.asked()
         return super().get_node_ids()
 
-    def waits(self, pause: float = PAUSE) -> bool:
-        """Whether the server asks for nodes at least each ``pause`` seconds, and does nothing else."""
-        return not self._one_at_a_time.locked() and time.monotonic() - self._asked < pause
+    def waits(self) -> bool:
+        """Whether the server has asked for nodes all the time for long, and no client is at work."""
+        return not self._one_at_a_time.locked() and self._patience.over()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -107,7 +92,7 @@ class AppGrid(LocalGrid):
         ours = message.metadata.message_type.startswith(_QUERY)
         node = message.metadata.dst_node_id
         with self._one_at_a_time:
-            self._asked = -PAUSE
+            self._patience.worked()
             earlier = self._busy.get(node)
             if earlier is not None and earlier.is_alive():
                 self._fail(message, "still busy with an earlier message that it never answered")
@@ -132,7 +117,7 @@ class AppGrid(LocalGrid):
                 self._busy[node] = thread
                 self._watch.training.clear()
                 self._fail(message, f"no answer within {limit:g} s (--timeout)")
-            self.handled = time.monotonic()
+            self._patience.worked()
 
     def _handle(self, message: Message) -> None:
         super()._handle(message)
@@ -147,38 +132,6 @@ class AppGrid(LocalGrid):
         set_message_id(reply, f"late-{message.metadata.message_id}")
         self._replies[message.metadata.message_id] = reply
         self._given_up[message.metadata.message_id] = reply
-
-
-@contextmanager
-def impatient(limit: float) -> Iterator[None]:
-    """Inside the block, Flower's older API raises `AppWaits` where it would wait longer for clients.
-
-    It waits a day by default, in a way that nothing can interrupt. ``limit`` is in seconds.
-    """
-    original = SimpleClientManager.wait_for
-
-    @functools.wraps(original)
-    def wait_for(self: SimpleClientManager, num_clients: int, timeout: int = 86400) -> bool:
-        if original(self, num_clients, min(timeout, limit)):  # type: ignore[arg-type]  # a fraction will do
-            return True
-        if timeout <= limit:
-            return False
-        raise AppWaits(waits_in_vain(str(self.num_available())))
-
-    SimpleClientManager.wait_for = wait_for  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        SimpleClientManager.wait_for = original  # type: ignore[method-assign]
-
-
-def waits_in_vain(there: str) -> str:
-    """What is said of a server that waits for more nodes than ``there`` are."""
-    return (
-        "the server app keeps asking for nodes and sends nothing: it seems to wait for more than the "
-        f"{there} that there are (min_available_nodes, min_available_clients). Give as many as it wants: "
-        "--clients N"
-    )
 
 
 class LoudApp(ClientApp):

@@ -47,6 +47,36 @@ class Normalisation:
         return undone(inputs, self.norm).clamp(0, 1)
 
 
+def as_images(
+    inputs: Tensor, told: tuple[int, int, int] | None, earlier: tuple[int, int, int] | None
+) -> Tensor | str:
+    """What a model is fed as ``(N, C, H, W)``, or why it is no images.
+
+    Args:
+        inputs: what it was fed.
+        told: shape of images that it takes flat, where the user says so.
+        earlier: shape of the images before.
+    """
+    if inputs.ndim == 2 and told is not None:
+        if inputs.shape[1] != torch.Size(told).numel():
+            return f"the model's input has {inputs.shape[1]} values, not those of --image-shape"
+        inputs = inputs.reshape(-1, *told)
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        return (
+            f"not a gradient of an image model: the model's input has shape {tuple(inputs.shape)}, "
+            "expected images (N, 1 or 3, H, W). If these are images that the app flattens, say so: "
+            "--image-shape C,H,W"
+        )
+    if earlier not in (None, shape_of(inputs)):
+        return f"the images have shape {shape_of(inputs)}, those of earlier clients {earlier}"
+    return inputs
+
+
+def shape_of(images: Tensor) -> tuple[int, int, int]:
+    """``(C, H, W)``."""
+    return (images.shape[1], images.shape[2], images.shape[3])
+
+
 def find_normalisation(
     inputs: Tensor, called: Sequence[Norm], made: Sequence[Norm], told: Sequence[float] | None
 ) -> Normalisation | str:
@@ -62,7 +92,7 @@ def find_normalisation(
     low, high = float(inputs.min()), float(inputs.max())
     if told is not None:
         return _told(inputs, told)
-    inputs = inputs[:: -(-len(inputs) // LOOKED_AT)]
+    inputs = _some(inputs)
     candidates = [c for c in _candidates(called, made, low, high) if _for(inputs, c.norm)]
     for found in candidates:
         if on_levels(undone(inputs, found.norm)):
@@ -88,13 +118,13 @@ def contradicts(
     norm: Norm,
     called: Sequence[Norm],
     made: Sequence[Norm],
-    told: Sequence[float] | None,
 ) -> bool:
     """Whether the pixels say that ``inputs`` went through another normalisation than ``norm``."""
-    if told is not None or on_levels(undone(inputs[:LOOKED_AT], norm)):
+    inputs = _some(inputs)
+    if on_levels(undone(inputs, norm)):
         return False
     other = find_normalisation(inputs, called, made, None)
-    return isinstance(other, Normalisation) and on_levels(undone(inputs[:LOOKED_AT], other.norm))
+    return isinstance(other, Normalisation) and on_levels(undone(inputs, other.norm))
 
 
 def fits(inputs: Tensor, norm: Norm) -> bool:
@@ -117,6 +147,11 @@ def told_normalisation(told: Sequence[float]) -> Normalisation:
         tuple(1 / (high - low) for low, high in pairs),
     )
     return Normalisation(norm, f"--input-range {','.join(f'{value:g}' for value in told)}")
+
+
+def _some(inputs: Tensor) -> Tensor:
+    """As many as are looked at, evenly spread."""
+    return inputs[:: -(-len(inputs) // LOOKED_AT)]
 
 
 def _told(inputs: Tensor, told: Sequence[float]) -> Normalisation | str:

@@ -20,7 +20,14 @@ from fl_audit.federation._losses import Losses, SeenLoss
 from fl_audit.federation._scaling import skipped_told
 from fl_audit.federation.apps.job import Protection
 from fl_audit.federation.apps.loss import loss_of, one_logit
-from fl_audit.federation.apps.normalise import Normalisation, contradicts, find_normalisation, fits
+from fl_audit.federation.apps.normalise import (
+    Normalisation,
+    as_images,
+    contradicts,
+    find_normalisation,
+    fits,
+    shape_of,
+)
 from fl_audit.federation.apps.origin import Norm, Origins, frozen_values, norm_of
 from fl_audit.federation.apps.protections import of_training
 from fl_audit.federation.witness import report_clipping, report_skipped
@@ -109,36 +116,29 @@ class Watch:
 
     def pixels(self, inputs: Tensor) -> Tensor | str:
         """What the model was fed as images in [0, 1], or why it is none."""
-        flat = inputs.ndim == 2 and self._told_shape is not None
-        if flat and self._told_shape is not None:
-            if inputs.shape[1] != torch.Size(self._told_shape).numel():
-                return f"the model's input has {inputs.shape[1]} values, not those of --image-shape"
-            inputs = inputs.reshape(-1, *self._told_shape)
-        if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
-            return (
-                f"not a gradient of an image model: the model's input has shape {tuple(inputs.shape)}, "
-                "expected images (N, 1 or 3, H, W). If these are images that the app flattens, say so: "
-                "--image-shape C,H,W"
-            )
-        shape = (int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3]))
-        if self.image_shape not in (None, shape):
-            return f"the images have shape {shape}, those of earlier clients {self.image_shape}"
-        found = self.normalisation
+        shaped = as_images(inputs, self._told_shape, self.image_shape)
+        if isinstance(shaped, str):
+            return shaped
+        known = self.normalisation
+        if known is not None and self._told_range is None:
+            self.other_norms |= contradicts(shaped, known.norm, self.called, self.origins.normalisations)
+        found = self._normalisation(shaped, known)
+        if isinstance(found, str):
+            return found
+        self.normalisation, self.image_shape = found, shape_of(shaped)
+        return found.undo(shaped)
+
+    def _normalisation(self, inputs: Tensor, known: Normalisation | None) -> Normalisation | str:
+        """The ``known`` one, or that which these inputs show, if they fit it; else why there is none."""
+        found: Normalisation | str | None = known
         if found is None:
-            new = find_normalisation(inputs, self.called, self.origins.normalisations, self._told_range)
-            if isinstance(new, str):
-                return new
-            found = new
-        elif contradicts(inputs, found.norm, self.called, self.origins.normalisations, self._told_range):
-            self.other_norms = True
-        if not fits(inputs, found.norm):
-            return (
-                "the model's input does not fit the normalisation found before, "
-                f"{found.how}: say what black and white are at its input: --input-range LOW,HIGH"
-            )
-        self.normalisation = found
-        self.image_shape = shape
-        return found.undo(inputs)
+            found = find_normalisation(inputs, self.called, self.origins.normalisations, self._told_range)
+        if isinstance(found, str) or fits(inputs, found.norm):
+            return found
+        return (
+            "the model's input does not fit the normalisation found before, "
+            f"{found.how}: say what black and white are at its input: --input-range LOW,HIGH"
+        )
 
     def learn(self, calls: Sequence[Call]) -> None:
         """Take architecture, loss and classes from the calls of the model in one step of training."""
@@ -147,8 +147,8 @@ class Watch:
         self.half = self.half or bool(kinds & {torch.float16, torch.bfloat16})
         loss = loss_of(calls)
         self.loss = self.loss or loss
-        if loss not in (None, self.loss):
-            self.other_losses |= {str(loss)}
+        if loss is not None and loss != self.loss:
+            self.other_losses.add(loss)
         if self.classes is None:
             self.one_logit = one_logit(call)
             shape = call.shape
@@ -202,16 +202,15 @@ class Watch:
         Nothing that they show counts for the training, which may come later and look otherwise.
         """
         images, labels = [], []
-        before = self.normalisation, self.image_shape, self.other_norms
-        try:
-            for inputs, target in self._held:
-                seen = self.pixels(inputs)
-                if isinstance(seen, Tensor):
-                    images.append(seen)
-                    whole = target is not None and len(target) == len(seen)
-                    labels.append(target if whole and target is not None else torch.full((len(seen),), -1))
-        finally:
-            self.normalisation, self.image_shape, self.other_norms = before
+        known, shape = self.normalisation, self.image_shape
+        for inputs, target in self._held:
+            shaped = as_images(inputs, self._told_shape, shape)
+            found = shaped if isinstance(shaped, str) else self._normalisation(shaped, known)
+            if not isinstance(shaped, str) and not isinstance(found, str):
+                known, shape = found, shape_of(shaped)
+                images.append(found.undo(shaped))
+                whole = target is not None and len(target) == len(shaped)
+                labels.append(target if whole and target is not None else torch.full((len(shaped),), -1))
         return (torch.cat(images)[:HELD_OUT], torch.cat(labels)[:HELD_OUT]) if images else None
 
     def _before(self, module: nn.Module, inputs: Any) -> None:

@@ -1,6 +1,5 @@
 """The raw grid of an overlay's server: nodes in order, and no client that holds up a round for good."""
 
-import threading
 import time
 from collections.abc import Iterable
 
@@ -8,7 +7,7 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fl_audit.federation._flwr_private import CLIENT_FAILED, set_message_id
-from fl_audit.federation.apps.grid import PAUSE, AppWaits, waits_in_vain
+from fl_audit.federation.apps.waiting import AppWaits, Patience, waits_in_vain
 from fl_audit.strategies._proxy import GridProxy
 
 _POLL = 0.25  # seconds
@@ -27,12 +26,11 @@ class OverlayGrid(GridProxy):
 
     def __init__(self, grid: Grid, *, limit: float, waiting: float) -> None:
         super().__init__(grid)
-        self._limit, self._waiting = limit, waiting
+        self._limit = limit
         self._partitions: dict[int, int] = {}
         self._sent: dict[str, tuple[Message, float]] = {}
         self._given_up: set[str] = set()
-        self._server = threading.get_ident()
-        self._since, self._asked = 0.0, -PAUSE
+        self._patience = Patience(waiting)
 
     def arrange(self, partitions: dict[int, int]) -> None:
         """Order nodes by ``partitions``, node id to number: Flower lists them by random numbers."""
@@ -45,22 +43,17 @@ class OverlayGrid(GridProxy):
             AppWaits: the server has asked all the time for long, and waits for no reply.
         """
         now = time.monotonic()
-        if (
-            threading.get_ident() == self._server
-        ):  # Flower's older API asks in a thread of its own all the time
-            due = any(now - since <= self._limit for _, since in list(self._sent.values()))
-            if due or now - self._asked > min(PAUSE, self._waiting / 2):
-                self._since = now
-            self._asked = now
-            if now - self._since > self._waiting:
-                raise AppWaits(waits_in_vain(str(len(list(self.grid.get_node_ids())))))
+        if any(now - since <= self._limit for _, since in list(self._sent.values())):
+            self._patience.worked()
+        if self._patience.asked():
+            raise AppWaits(waits_in_vain(str(len(list(self.grid.get_node_ids())))))
         return sorted(self.grid.get_node_ids(), key=lambda node: (self._partitions.get(node, 2**31), node))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """As Flower's grid; the time of each message starts."""
         outgoing = list(messages)
         names = list(self.grid.push_messages(outgoing))
-        self._asked = -PAUSE
+        self._patience.worked()
         self._sent |= {
             message.metadata.message_id: (message, time.monotonic())
             for message in outgoing

@@ -14,10 +14,10 @@ from fl_audit.core.files import read_model, write_json, write_tensors
 from fl_audit.core.registry import import_object
 from fl_audit.core.seeding import seeded_globals
 from fl_audit.federation.apps import _flwr_config as flower
-from fl_audit.federation.apps.grid import AppWaits, impatient
 from fl_audit.federation.apps.job import FROZEN, HELD_OUT, OUTCOME, AppFailure, AppJob, AppOutcome, Where
 from fl_audit.federation.apps.observe import AppObserver, recorder_for
 from fl_audit.federation.apps.outcome import failure_of, outcome_of, seen_by, together, watch_for
+from fl_audit.federation.apps.waiting import WAITING, AppWaits, impatient
 from fl_audit.federation.overlay.client_side import HELLO, PARTITION, UNKNOWN
 from fl_audit.federation.overlay.grid import OverlayGrid
 from fl_audit.federation.overlay.spool import Spool
@@ -26,9 +26,6 @@ from fl_audit.strategies.interception import AuditGrid
 
 EVENTS = "events.jsonl"
 """What the server's side tells while it runs, one JSON object a line, beside the job's file."""
-
-WAITING = 60.0
-"""Seconds to wait for nodes that do not come."""
 
 
 class ServerSide(ServerApp):
