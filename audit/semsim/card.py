@@ -50,7 +50,7 @@ def card(
         real=real,
         figures="\n".join(rows),
         command=command,
-        steps=", ".join(f"{part:,}" for part in steps[:-1]) + f" and {steps[-1]:,}",
+        steps=" and ".join(filter(None, (", ".join(f"{part:,}" for part in steps[:-1]), f"{steps[-1]:,}"))),
         seed=seed,
     )
 

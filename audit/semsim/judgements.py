@@ -129,10 +129,6 @@ class Judgements:
         unseen &= ~torch.isin(kinds, kinds[~unseen])  # what another addition trains on is held out of none
         return self.part(~unseen), self.part(unseen)
 
-    def grades(self) -> Tensor:
-        """Half answers, half what the oracle expects: two who look differ by a quarter of a step."""
-        return 0.5 * (self.answers / oracle.ANSWERS + oracle.packaged().grade(self.evidence))
-
 
 def read(path: Path | None = None) -> list[Round]:
     """The answers of a file, or those that come with the package.

@@ -1,7 +1,6 @@
 """Graded pairs for training: pictures, a client's transformation, a degradation or a real reconstruction."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fl_audit.semsim.degradations import Kinds, degrade
-from fl_audit.semsim.oracle import grade
+from fl_audit.semsim.oracle import ANSWERS, grade
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.reconstructions import Reconstructions, alike
 from fl_audit.semsim.structure import transform_grade
@@ -19,13 +18,12 @@ from fl_audit.semsim.transforms import Transformed, luminance, random_transform
 if TYPE_CHECKING:
     from fl_audit.semsim.judgements import Judgements
 
-Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor, Tensor]]
-"""So many originals, reconstructions of them and grades, from a generator."""
-
 SIZE = 64
 """Originals in a batch."""
-REAL_SHARE, JUDGED_SHARE = 0.15, 0.5
-"""Shares of the originals of a batch whose first reconstruction is real, or was judged."""
+REAL_SHARE = 0.15
+"""Share of the originals of a batch whose first reconstruction is real."""
+ANSWERED = 128
+"""Pairs in a batch of judged ones."""
 
 
 def batches(
@@ -34,7 +32,6 @@ def batches(
     generator: torch.Generator,
     size: int = SIZE,
     kinds: Kinds | None = None,
-    judged: "Judgements | None" = None,
 ) -> Iterator[Batch]:
     """Endless batches: each original with two reconstructions, see `synthetic`; two pictures of each class.
 
@@ -44,14 +41,8 @@ def batches(
         generator: CPU generator.
         size: originals in a batch.
         kinds: degradations to draw from, with weights; None for all.
-        judged: judged pairs to mix in.
     """
-    draws: list[tuple[slice, Draw]] = []
-    if real is not None:
-        draws.append((slice(round(REAL_SHARE * size)), partial(_drawn, real, real.weights())))
-    if judged is not None:
-        last = slice(size - round(JUDGED_SHARE * size), size)
-        draws.append((last, partial(_answered, judged, judged.grades())))
+    chances = None if real is None else real.weights()
     weights = torch.tensor([part.weight for part in sets])
     while True:
         counts = torch.multinomial(weights, size, replacement=True, generator=generator)
@@ -67,12 +58,29 @@ def batches(
             reconstructions, seen = synthetic(originals, generator, lighter=turn == 0, kinds=kinds)
             found.append(reconstructions)
             grades.append(seen)
-        order = torch.randperm(size, generator=generator)
-        for place, draw in draws:
-            own = order[place]
-            originals[own], found[0][own], grades[0][own] = draw(len(own), generator)
+        if real is not None and chances is not None:
+            own = torch.randperm(size, generator=generator)[: round(REAL_SHARE * size)]
+            originals[own], found[0][own], grades[0][own] = _drawn(real, chances, len(own), generator)
             found[1][own], grades[1][own] = synthetic(originals[own], generator, kinds=kinds)
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
+
+
+def answered(judged: "Judgements", generator: torch.Generator, size: int = ANSWERED) -> Iterator[Batch]:
+    """Endless batches of judged pairs: each original with one reconstruction, graded by the answer alone.
+
+    Args:
+        judged: what was answered.
+        generator: CPU generator.
+        size: pairs in a batch.
+    """
+    grades = judged.answers / ANSWERS
+    while True:
+        rows = torch.randint(len(grades), (size,), generator=generator)
+        change = alike(size, generator)
+        originals, reconstructions = (
+            change(images[rows]).float() / 255 for images in (judged.originals, judged.reconstructions)
+        )
+        yield Batch(originals, reconstructions[:, None], grades[rows, None])
 
 
 def synthetic(
@@ -128,19 +136,6 @@ def _drawn(
     rows = torch.multinomial(chances, count, replacement=True, generator=generator)
     some = real.part(rows).varied(generator)
     return some.original.float() / 255, some.reconstruction.float() / 255, some.grades()
-
-
-def _answered(
-    judged: "Judgements", grades: Tensor, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Originals, reconstructions that were judged, and their grades."""
-    rows = torch.randint(len(grades), (count,), generator=generator)
-    change = alike(count, generator)
-    return (
-        change(judged.originals[rows]).float() / 255,
-        change(judged.reconstructions[rows]).float() / 255,
-        grades[rows],
-    )
 
 
 def _with_kin(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> Tensor:

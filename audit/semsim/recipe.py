@@ -29,14 +29,14 @@ from fl_audit.semsim.judgements import Judgements, read
 from fl_audit.semsim.material import HELD_OUT, PHOTOGRAPHS, picture_sets
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import ANSWERS, labels
-from fl_audit.semsim.pairs import REAL_SHARE, SIZE, batches
+from fl_audit.semsim.pairs import REAL_SHARE, SIZE, answered, batches
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
 
-CYCLES = ((20_000, 2e-3), (18_000, 1.2e-3), (8_000, 1e-3), (9_000, 1e-3))
-"""Optimiser steps and highest learning rate of each cycle: over it the rate rises and falls once."""
+CYCLES = (Schedule(3_000, 1e-3),)
+"""Over each the learning rate rises and falls once."""
 
 
 class Lines(Progress):
@@ -101,7 +101,7 @@ def run(
     data: Path,
     *,
     reconstructions: Path | None = None,
-    backbone: Backbone = "narrow",
+    backbone: Backbone = "both",
     loss: Loss = "triplet",
     scale: float = 1.0,
     minutes: float | None = None,
@@ -113,17 +113,19 @@ def run(
     real = None if reconstructions is None else Reconstructions.read(reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
     judged, unjudged = Judgements.make(training[:PHOTOGRAPHS], rounds).split()
-    source = batches(training, seen, torch_generator(seed, "pairs"), judged=judged)
+    made = batches(training, seen, torch_generator(seed, "pairs"))
+    # A batch of judged pairs and one of made ones in turn: each is ranked for itself.
+    turns = zip(answered(judged, torch_generator(seed, "judged pairs")), made, strict=False)
+    source = itertools.chain.from_iterable(turns)
     total = sum(cycles(1.0))
 
     def learn(start: nn.Module | None, cycle: int) -> nn.Module:
-        steps, rate = CYCLES[cycle]
-        limit = None if minutes is None else minutes * steps / total
+        limit = None if minutes is None else minutes * CYCLES[cycle].steps / total
         return train(
             source,
             backbone=backbone,
             loss=loss,
-            schedule=Schedule(steps=cycles(scale)[cycle], rate=rate, minutes=limit),
+            schedule=replace(CYCLES[cycle], steps=cycles(scale)[cycle], minutes=limit),
             seed=seed,
             start=start,
             progress=Lines(),
@@ -139,7 +141,7 @@ def run(
 
 def cycles(scale: float) -> tuple[int, ...]:
     """Optimiser steps of each cycle at a scale; at least one."""
-    return tuple(max(1, round(scale * steps)) for steps, _ in CYCLES)
+    return tuple(max(1, round(scale * cycle.steps)) for cycle in CYCLES)
 
 
 def finish(
@@ -202,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--reconstructions", type=Path, help="from examples/semsim_reconstructions.py")
     parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
-    parser.add_argument("--backbone", choices=BACKBONES, default="narrow")
+    parser.add_argument("--backbone", choices=BACKBONES, default="both")
     parser.add_argument("--loss", choices=LOSSES, default="triplet")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps")
     parser.add_argument("--minutes", type=float, help="end after this much processor time")

@@ -1,8 +1,7 @@
 """Losses on distances of features: triplet, contrastive, classification, and ranking. Pure functions."""
 
-import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 MARGIN = 1.0
 _TINY = 1e-6
@@ -45,24 +44,19 @@ def classification_loss(distances: Tensor, labels: Tensor, margin: float = MARGI
     return binary_cross_entropy_with_logits(margin - distances, labels)
 
 
-def retrieval_loss(own: Tensor, other: Tensor, grades: Tensor, sharpness: float = 3.0) -> Tensor:
-    """Whether the original can be picked out of the batch: a smooth triplet loss against all strangers.
+def stranger_loss(near: Tensor, far: Tensor, margin: float = MARGIN) -> Tensor:
+    """The triplet loss with every recognisable pair against every pair of different pictures.
 
-    Cross entropy of the right original under ``softmax(-sharpness * d)`` over originals, weighted by the
-    grade (Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS 2016, eq.
-    6, with distances for inner products). With two originals it is a triplet loss whose hinge is smooth.
+    Strangers are held against clear pairs alone: who recognises an image must not take another for it, but
+    an image that nobody recognises may be as far away as another one is.
 
     Args:
-        own: features of the originals ``(N, F)``.
-        other: of their reconstructions ``(N, K, F)``.
-        grades: ``(N, K)`` in [0, 1].
-        sharpness: by how much a unit of distance changes the log-odds.
+        near: distances of recognisable pairs, ``(N,)``; none cost nothing.
+        far: distances of pairs of different pictures, ``(M,)``.
+        margin: by how much they must be farther.
     """
-    flat, weights = other.flatten(0, 1), grades.flatten()
-    between = l2(flat[:, None], own[None])
-    rows = torch.arange(len(own), device=own.device).repeat_interleave(grades.shape[1])
-    wrong = cross_entropy(-sharpness * between, rows, reduction="none") / sharpness
-    return (weights * wrong).sum() / weights.sum().clamp(min=1)
+    hinge = (near[:, None] - far[None] + margin).clamp(min=0)
+    return hinge.sum() / max(hinge.numel(), 1)
 
 
 def ranking_loss(distances: Tensor, grades: Tensor, gap: float = 0.1, margin: float = MARGIN) -> Tensor:

@@ -25,10 +25,10 @@ from fl_audit.semsim.calibration import Calibration
 from fl_audit.semsim.network import BACKBONES, Backbone, build
 
 FORMAT = "fl-audit-semsim"
-VERSION = "2"
+VERSION = "3"
 """Of what a file's calibration belongs to: the views that features are averaged over."""
-NAME = "semsim-v6"
-PACKAGED_SHA256 = "d2a68a9072829586138736c89526c0d6504b8e6d765b1d26be561f444fa9903c"
+NAME = "semsim-v7"
+PACKAGED_SHA256 = "6806be657c4f1f4d2f3de01797fb2676ec848703389e6752beecaf1cc37179fd"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 
@@ -165,6 +165,8 @@ def _network(path: Path, backbone: Backbone, tensors: dict[str, Tensor]) -> nn.M
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise MissingWeightsError(f"{path}: tensor {name!r} holds NaN or inf")
     network.load_state_dict(tensors)
+    # Twice as fast on a CPU where channels are filtered one by one.
+    network = network.to(memory_format=torch.channels_last)
     return network.eval().requires_grad_(False)
 
 

@@ -74,17 +74,9 @@ def test_features_are_the_mean_over_the_views() -> None:
     x = noise(11, 3, 32, 32)
     network, ready = packaged().network, prepare(x)
     seen = views(ready)
-    assert seen.shape == (10, 11, 3, 32, 32)
+    assert seen.shape == (2, 11, 3, 32, 32)
     assert torch.equal(seen[0], ready)
-    assert torch.equal(seen[5:], seen[:5].flip(4))
-    assert seen[1].flatten(1).mean(1).abs().max() < 0.05
-    paler = views(prepare(0.3 * x + 0.2))
-    assert torch.allclose(paler[1], seen[1], atol=1e-4)
-    # 0.3 of half the height is 4.8 pixels: each row lies between two.
-    between = 0.2 * ready[:, :, 4:26] + 0.8 * ready[:, :, 5:27]
-    assert torch.allclose(seen[2][:, :, :22], between, atol=1e-4)
-    assert torch.allclose(seen[3], views(ready.flip(2))[2].flip(2), atol=1e-4)
-    assert torch.equal(seen[4], -ready)
+    assert torch.equal(seen[1], ready.flip(3))
     expected = torch.stack([network(view) for view in seen]).mean(0)
     assert torch.allclose(features(network, x), expected, atol=1e-4)
 

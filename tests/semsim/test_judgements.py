@@ -16,7 +16,7 @@ from fl_audit.semsim import oracle
 from fl_audit.semsim.evidence import NAMES, evidence
 from fl_audit.semsim.judgements import Judgements, Round, make_pairs, read
 from fl_audit.semsim.material import PHOTOGRAPHS, picture_sets
-from fl_audit.semsim.pairs import JUDGED_SHARE, SIZE, batches
+from fl_audit.semsim.pairs import answered
 from fl_audit.semsim.pictures import Pictures
 from tests.bench._data import data_file
 
@@ -104,13 +104,9 @@ def test_answers_that_do_not_fit_are_refused(changes: dict[str, Any], reason: st
 
 def test_judged_pairs_take_part_in_training() -> None:
     seen = Judgements.make(sets(), [Round(**spoken())])
-    # No grade that the oracle gives is so far off.
-    seen = Judgements(
-        seen.originals, seen.reconstructions, seen.evidence, torch.full((3,), -40.0), seen.added
-    )
-    batch = next(batches(sets(), None, torch_generator(0, "x"), judged=seen))
-    chosen = batch.grades[:, 0] < -4
-    assert int(chosen.sum()) == round(JUDGED_SHARE * SIZE)
+    batch = next(answered(seen, torch_generator(0, "x"), size=40))
+    assert batch.reconstructions.shape == (40, 1, 3, 32, 32)
+    assert set(batch.grades.flatten().tolist()) == {answer / 4 for answer in seen.answers.tolist()}
 
     def looks(images: Tensor) -> set[tuple[float, ...]]:
         """Both images of each pair, in each of the ways that training may show them."""
@@ -119,7 +115,7 @@ def test_judged_pairs_take_part_in_training() -> None:
     pairs = torch.stack([seen.originals, seen.reconstructions], 1).float() / 255
     orders = [list(order) for order in itertools.permutations(range(3))]
     ways = [turned[:, :, order] for turned in (pairs, pairs.flip(4)) for order in orders]
-    shown = torch.stack([batch.originals[chosen], batch.reconstructions[chosen, 0]], 1)
+    shown = torch.stack([batch.originals, batch.reconstructions[:, 0]], 1)
     assert looks(shown) <= set().union(*(looks(way) for way in ways)), "original and reconstruction alike"
     assert not looks(shown) <= looks(pairs)
 

