@@ -68,15 +68,21 @@ def lucky_guess(leak: Leak, summary: Summary) -> GuessSummary | None:
     rests on. So one exact image among thousands is a leak. The positive control has no say: that the attack
     works on one image of a step does not make of one in 64, fewer than guesses reach, a recognised one.
     """
+    if closer_than_guesses(leak, summary) is not False:
+        return None
+    graded = [guess for guess in summary.controls.negative.values() if guess.graded]
+    likeliest = max(graded, key=lambda guess: guess.recognisable / guess.graded)
+    return likeliest if luck(leak, likeliest) >= SIGNIFICANCE else None
+
+
+def closer_than_guesses(leak: Leak, summary: Summary) -> bool | None:
+    """Whether an image came closer to its original than the closest guess did; None if it cannot be said."""
     metric = by_name(summary.metrics).get(summary.recognisability.metric)
     graded = [guess for guess in summary.controls.negative.values() if guess.graded]
     if metric is None or not graded:
         return None
-    likeliest = max(graded, key=lambda guess: guess.recognisable / guess.graded)
     closest_guess = closest(metric, [_closest(guess.metrics, metric) for guess in graded])
-    if beyond_guess(metric, _closest(leak.metrics, metric), closest_guess) is not False:
-        return None
-    return likeliest if luck(leak, likeliest) >= SIGNIFICANCE else None
+    return beyond_guess(metric, _closest(leak.metrics, metric), closest_guess)
 
 
 def _closest(measured: Mapping[str, MetricStats], metric: MetricFacts) -> float | None:

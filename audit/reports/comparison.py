@@ -15,7 +15,7 @@ from pydantic import Field
 from fl_audit.core.errors import ConfigError
 from fl_audit.core.files import write_json, write_text
 from fl_audit.reports._base import SCHEMA_VERSION, Model
-from fl_audit.reports.frontier import Setting, frontier, guess_rate
+from fl_audit.reports.frontier import Setting, frontier, guess_rate, setting_of
 from fl_audit.reports.frontier_chart import frontier_chart, legend_of
 from fl_audit.reports.frontier_facts import Frontier
 from fl_audit.reports.page import render_page
@@ -169,7 +169,7 @@ def _settings(summaries: Mapping[str, Summary]) -> list[Setting]:
                 None,
             )
             if same is None:
-                found.append(Setting(defense, summary.controls, letter, len(summary.dataset.classes)))
+                found.append(setting_of(defense, summary, letter, len(summary.dataset.classes)))
             else:
                 shared = found[same]
                 found[same] = replace(shared, run=f"{shared.run}, {letter}")

@@ -9,10 +9,11 @@ Pure: from the counts of a summary, no files. Three notions:
   be graded as recognised; and the attack had the power to find more: the positive control recognised every
   image, or a part so large that chance explains the difference with less than 5% (Fisher's exact test on
   updates, one-sided, as in the verdict). *Above* it: the interval lies above that rate even if the images of
-  one update count together (`fl_audit.metrics.leakrate`). Between the two nothing is concluded: images that
-  come out together may be luck, but that is no ground to call a setting as good as guessing. Nor is it the
-  interval over clients that the tables show: that one reaches down to 0 as soon as one client leaks nothing,
-  and a client whose every image leaks would pass.
+  one update count together (`fl_audit.metrics.leakrate`), or images were recognised and one came closer to
+  its original than any guess did, which is a leak in the verdict too. Between the two nothing is concluded:
+  images that come out together may be luck, but that is no ground to call a setting as good as guessing. Nor
+  is it the interval over clients that the tables show: that one reaches down to 0 as soon as one client leaks
+  nothing, and a client whose every image leaks would pass.
 - *Weakest*: of the settings at that level, the one with the highest accuracy; of equal ones, that with the
   smaller epsilon. What weak means for a parameter depends on the defense; what it costs does not.
 """
@@ -21,7 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_audit.metrics import wilson
-from fl_audit.reports.chance import SIGNIFICANCE, chance, independent, odds, power, updates
+from fl_audit.reports.chance import (
+    SIGNIFICANCE,
+    chance,
+    closer_than_guesses,
+    independent,
+    odds,
+    power,
+    updates,
+)
 from fl_audit.reports.families import family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier_facts import Frontier, FrontierPoint, Level
 from fl_audit.reports.frontier_words import AS_IS, conclusion, doubts
@@ -31,10 +40,14 @@ from fl_audit.reports.words import count, failed, interval, percent
 
 @dataclass(frozen=True)
 class Setting:
-    """A defense with its parameters, the controls and classes of its run and, in a comparison, its letter."""
+    """A defense with its parameters, the controls and classes of its run and, in a comparison, its letter.
+
+    ``closer``: whether one of its images came closer to its original than the closest guess.
+    """
 
     defense: DefenseSummary
     controls: Controls
+    closer: bool
     run: str = ""
     classes: int = 0
 
@@ -42,7 +55,13 @@ class Setting:
 def frontier_of(summary: Summary) -> Frontier:
     """The frontier of one run."""
     classes = len(summary.dataset.classes)
-    return frontier([Setting(defense, summary.controls, classes=classes) for defense in summary.defenses])
+    return frontier([setting_of(defense, summary, classes=classes) for defense in summary.defenses])
+
+
+def setting_of(defense: DefenseSummary, summary: Summary, run: str = "", classes: int = 0) -> Setting:
+    """A defense of a run with what it is held against there."""
+    closer = closer_than_guesses(defense, summary) is True
+    return Setting(defense, summary.controls, closer, run, classes)
 
 
 def frontier(settings: Sequence[Setting]) -> Frontier:
@@ -50,7 +69,7 @@ def frontier(settings: Sequence[Setting]) -> Frontier:
     described = [(setting.defense.name, setting.defense.params) for setting in settings]
     words = settings_in_words(described)
     front = pareto([(s.defense.leak_rate, s.defense.utility.accuracy) for s in settings])
-    levels = [level(setting.defense, setting.controls) for setting in settings]
+    levels = [level(setting.defense, setting.controls, closer=setting.closer) for setting in settings]
     points = [
         FrontierPoint(
             run=setting.run,
@@ -97,7 +116,7 @@ def pareto(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
     ]
 
 
-def level(leak: Leak, controls: Controls) -> tuple[Level, str]:
+def level(leak: Leak, controls: Controls, *, closer: bool = False) -> tuple[Level, str]:
     """Whether a setting leaks no more than guesses reach, and why; see the module for the rule."""
     guess, positive = guess_rate(controls), controls.positive
     if guess is None:
@@ -111,6 +130,8 @@ def level(leak: Leak, controls: Controls) -> tuple[Level, str]:
     seen = f"{leak.recognisable} of {leak.graded} recognised{source} (95% interval {interval((low, high))})"
     if low > guess:
         return "above", f"{seen}, {reach}"
+    if leak.recognisable and closer:
+        return "above", f"{seen}, {reach}; but an image came closer to its original than any guess"
     if wilson(leak.recognisable / leak.graded, leak.graded)[0] > guess:
         return (
             "unknown",

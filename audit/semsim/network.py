@@ -73,8 +73,8 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 def views(ready: Tensor) -> Tensor:
     """What features are averaged over: the image and its mirror image.
 
-    On held-out answers and real reconstructions further views (of even contrast, moved, in inverted colours)
-    added nothing to a trunk that knows photographs, and cost five times as much.
+    Further views (of even contrast, moved, in inverted colours) cost five times as much; on held-out answers
+    and real reconstructions they added 0.005 of Spearman at most to the part whose trunk knows photographs.
 
     Args:
         ready: from `prepare`, ``(N, 3, 32, 32)``.

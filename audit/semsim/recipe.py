@@ -84,7 +84,7 @@ def write(
         figures,
         size=path.stat().st_size,
         kinds=len(KINDS),
-        real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the pairs"
+        real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the pairs so far"
         if real
         else "none",
         steps=cycles(float(settings["scale"])),

@@ -10,7 +10,16 @@ from fl_audit.cli._guarantee import guarantee
 from fl_audit.metrics import wilson
 from fl_audit.reports.families import Described, family, find_sweeps, settings_in_words
 from fl_audit.reports.frontier import frontier_of, level, pareto
-from fl_audit.reports.schema import Controls, GuessFacts, Summary, Utility, read_summary, write_summary
+from fl_audit.reports.schema import (
+    Controls,
+    GuessFacts,
+    GuessSummary,
+    MetricStats,
+    Summary,
+    Utility,
+    read_summary,
+    write_summary,
+)
 from fl_audit.reports.summarise import summarise
 from tests.reports import builders
 from tests.reports.builders import control, defense, facts, failure, finding
@@ -250,3 +259,21 @@ def test_the_summary_holds_the_frontier_and_old_summaries_load(tmp_path: Path) -
 
 def test_controls_without_guesses_have_no_rate() -> None:
     assert level(audited(("dp", 0, 0.5)).defenses[0], Controls())[0] == "unknown"
+
+
+def test_an_image_closer_than_any_guess_is_no_guess() -> None:
+    summary = audited(("none", 2, 0.5))
+    name = summary.recognisability.metric
+    better = next(metric.better for metric in summary.metrics if metric.name == name)
+    near, far = (0.8, 0.4) if better == "higher" else (0.4, 0.8)
+    guess = GuessSummary(
+        words="another image", images=20, graded=20, recognisable=4, leak_rate=0.2,
+        metrics={name: MetricStats(n=20, worst=0.6)},
+    )  # fmt: skip
+    controls = summary.controls.model_copy(update={"negative": {"same-class": guess}})
+    levels = []
+    for worst in (near, far):
+        leak = summary.defenses[0].model_copy(update={"metrics": {name: MetricStats(n=18, worst=worst)}})
+        whole = summary.model_copy(update={"controls": controls, "defenses": [leak]})
+        levels.append(frontier_of(whole).points[0].level)
+    assert levels == ["above", "guesses"]
