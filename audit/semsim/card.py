@@ -15,7 +15,7 @@ def card(
     size: int,
     kinds: int,
     real: str,
-    steps: tuple[int, ...],
+    steps: int,
     seed: str,
     command: str,
 ) -> str:
@@ -27,7 +27,7 @@ def card(
         size: bytes of the file.
         kinds: how many degradations training drew from.
         real: which real reconstructions took part, in words.
-        steps: of the optimiser, in each cycle of the learning rate.
+        steps: of the optimiser.
         seed: of everything drawn.
         command: how to repeat it.
     """
@@ -50,7 +50,7 @@ def card(
         real=real,
         figures="\n".join(rows),
         command=command,
-        steps=" and ".join(filter(None, (", ".join(f"{part:,}" for part in steps[:-1]), f"{steps[-1]:,}"))),
+        steps=f"{steps:,}",
         seed=seed,
     )
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from fl_audit.semsim.lite import Lite
+from fl_audit.semsim.lite import FEATURES, Lite
 
 SIDE = 32
 """Pixels: every image is brought to this size, as reconstructions rarely hold more."""
-FEATURES = 128
 BATCH = 32
 """Images in one forward pass, with all their views, always: a smaller last batch is filled up. Libraries
 choose their kernels by the shape, so that an image's features would otherwise change in the last bits with

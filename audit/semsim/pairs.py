@@ -1,6 +1,7 @@
 """Graded pairs for training: pictures, a client's transformation, a degradation or a real reconstruction."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +43,7 @@ def batches(
         size: originals in a batch.
         kinds: degradations to draw from, with weights; None for all.
     """
-    chances = None if real is None else real.weights()
+    draw = None if real is None else partial(_drawn, real, real.weights())
     weights = torch.tensor([part.weight for part in sets])
     while True:
         counts = torch.multinomial(weights, size, replacement=True, generator=generator)
@@ -58,9 +59,9 @@ def batches(
             reconstructions, seen = synthetic(originals, generator, lighter=turn == 0, kinds=kinds)
             found.append(reconstructions)
             grades.append(seen)
-        if real is not None and chances is not None:
+        if draw is not None:
             own = torch.randperm(size, generator=generator)[: round(REAL_SHARE * size)]
-            originals[own], found[0][own], grades[0][own] = _drawn(real, chances, len(own), generator)
+            originals[own], found[0][own], grades[0][own] = draw(len(own), generator)
             found[1][own], grades[1][own] = synthetic(originals[own], generator, kinds=kinds)
         yield Batch(originals, torch.stack(found, 1), torch.stack(grades, 1))
 

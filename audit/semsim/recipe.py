@@ -35,8 +35,8 @@ from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
 
-CYCLES = (Schedule(3_000, 1e-3),)
-"""Over each the learning rate rises and falls once."""
+STEPS = 3_000
+"""Of the optimiser, at scale 1."""
 
 
 class Lines(Progress):
@@ -87,7 +87,7 @@ def write(
         real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the pairs so far"
         if real
         else "none",
-        steps=cycles(float(settings["scale"])),
+        steps=steps(float(settings["scale"])),
         seed=settings["seed"],
         command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
         f"--seed {settings['seed']}",
@@ -117,31 +117,22 @@ def run(
     # A batch of judged pairs and one of made ones in turn: each is ranked for itself.
     turns = zip(answered(judged, torch_generator(seed, "judged pairs")), made, strict=False)
     source = itertools.chain.from_iterable(turns)
-    total = sum(cycles(1.0))
-
-    def learn(start: nn.Module | None, cycle: int) -> nn.Module:
-        limit = None if minutes is None else minutes * CYCLES[cycle].steps / total
-        return train(
-            source,
-            backbone=backbone,
-            loss=loss,
-            schedule=replace(CYCLES[cycle], steps=cycles(scale)[cycle], minutes=limit),
-            seed=seed,
-            start=start,
-            progress=Lines(),
-        )
-
-    network = learn(None, 0)
-    for cycle in range(1, len(CYCLES)):
-        network = learn(network, cycle)
+    network = train(
+        source,
+        backbone=backbone,
+        loss=loss,
+        schedule=Schedule(steps(scale), minutes=minutes),
+        seed=seed,
+        progress=Lines(),
+    )
     return finish(
         network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed, answered=unjudged
     )
 
 
-def cycles(scale: float) -> tuple[int, ...]:
-    """Optimiser steps of each cycle at a scale; at least one."""
-    return tuple(max(1, round(scale * cycle.steps)) for cycle in CYCLES)
+def steps(scale: float) -> int:
+    """Optimiser steps at a scale; at least one."""
+    return max(1, round(scale * STEPS))
 
 
 def finish(
