@@ -40,7 +40,7 @@ class Variant:
 
     group: str
     name: str
-    backbone: Backbone = "both"
+    backbone: Backbone = "lite"
     margin: float = MARGIN
     loss: Loss = "triplet"
     pictures: int | None = None

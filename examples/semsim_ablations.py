@@ -4,7 +4,7 @@
     python examples/semsim_ablations.py --data DIR --steps 400 --only left-out --reconstructions SHARDS
 
 DIR holds cifar10-jpeg.zip and caltech101-64.zip. Each row trains a network from scratch for as many steps
-(``lite`` and ``both``: beside a trunk from ImageNet), on pairs as the recipe makes them (none that were
+(``lite`` and ``twin``: on a trunk from ImageNet), on pairs as the recipe makes them (none that were
 looked at), and prints how far its distance follows the held-out labels of the recognisability oracle (not
 people). 400 steps are far from the packaged weights: compare rows with one another, not with the model card.
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     material = Material(training, held, shards, options.steps, options.pairs, options.seed)
-    reference = Variant("reference", "both, margin 1, triplet")
+    reference = Variant("reference", "lite, margin 1, triplet")
     whole = trained(reference, material)
     report(reference, measured(whole, reference, material))
     for variant in variants([pictures.name for pictures in training], KINDS, shards):

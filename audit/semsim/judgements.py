@@ -89,6 +89,7 @@ class Judgements:
         evidence: float32 ``(N, K)``, see `evidence`.
         answers: 0 to 4, the mean of those who looked, ``(N,)``.
         added: int64 ``(N,)``, see `Round`.
+        picture_set: which of the sets the original is from, int64 ``(N,)``.
     """
 
     originals: Tensor
@@ -96,6 +97,7 @@ class Judgements:
     evidence: Tensor
     answers: Tensor
     added: Tensor
+    picture_set: Tensor
 
     @classmethod
     def make(cls, sets: Sequence[Pictures], rounds: Sequence[Round]) -> Self:
@@ -107,8 +109,13 @@ class Judgements:
         parts = [make_pairs(sets, found) for found in rounds]
         answers = [sum(map(int, said)) / len(said) for found in rounds for said in found.answers]
         added = [found.added for found in rounds for _ in found.answers]
+        places = torch.tensor([place for found in rounds for place in found.pairs])
         originals, reconstructions, numbers = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cls(originals, reconstructions, numbers, torch.tensor(answers), torch.tensor(added))
+        # Each half of a batch shows so many pictures of the first set, then of the next.
+        picture_set = places // _EACH % len(sets)
+        return cls(
+            originals, reconstructions, numbers, torch.tensor(answers), torch.tensor(added), picture_set
+        )
 
     def part(self, rows: Tensor) -> "Judgements":
         """Some of them."""

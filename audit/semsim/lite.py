@@ -6,7 +6,10 @@ trunk was trained on ImageNet by its publisher; a package of the registry holds 
 folded into the convolutions, so that no image depends on its neighbours, in training neither.
 """
 
+import copy
 import hashlib
+import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +24,11 @@ SIDE = 64
 """Pixels: the trunk was trained on objects that fill 224, and tells little of one in 32."""
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
 """Blocks, kernel, stride, expansion and channels of each stage (table 1 of the paper, without its end)."""
-READ, PLACES = (3, 4), 4
-"""The stages that the head reads, each in 4x4 places."""
+STEM = 32
+"""Channels before the first stage."""
+KEPT, PLACES = 3, 4
+"""The first so many stages stay as they are: they tell edges and textures. The others are trained, and read
+by the head, each in 4x4 places."""
 HIDDEN, FEATURES = 512, 128
 CLAMP = 5.0
 """Standard deviations: noise makes the trunk see what it never saw."""
@@ -71,24 +77,16 @@ class Block(nn.Module):
         return x + found if self.skip else found
 
 
-class Lite(nn.Module):
-    """``(N, 3, H, W)`` from `network.prepare` to ``(N, 128)``."""
+class Reader(nn.Module):
+    """The trunk's last stages, which are trained on, and a head on what each of them gives."""
 
     mean: Tensor
     spread: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        before = 32
-        self.stem = Conv(3, before, 3, 2)
-        stages = []
-        for count, kernel, stride, expansion, after in STAGES:
-            first = Block(before, after, kernel, stride, expansion)
-            more = [Block(after, after, kernel, 1, expansion) for _ in range(count - 1)]
-            stages.append(nn.Sequential(first, *more))
-            before = after
-        self.stages = nn.ModuleList(stages)
-        numbers = sum(STAGES[stage][-1] * PLACES**2 for stage in READ)
+        self.stages = _stages(KEPT, len(STAGES))
+        numbers = sum(stage[-1] for stage in STAGES[KEPT:]) * PLACES**2
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("spread", torch.ones(numbers))
         self.head = nn.Sequential(
@@ -98,30 +96,77 @@ class Lite(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of prepared images."""
+        """``(N, 128)`` of what `Lite.see` gives."""
         standard = (self.read(x) - self.mean) / self.spread
         found: Tensor = self.head(standard.clamp(-CLAMP, CLAMP))
         return found
 
     def read(self, x: Tensor) -> Tensor:
-        """What the trunk sees, as the head takes it before it is standardised, ``(N, 3072)``."""
+        """What the stages make of it, as the head takes it before it is standardised, ``(N, 3072)``."""
+        found = []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(adaptive_avg_pool2d(x, PLACES).flatten(1))
+        return torch.cat(found, 1)
+
+
+class Lite(nn.Module):
+    """``(N, 3, H, W)`` from `network.prepare` to ``(N, 128)`` for each reader.
+
+    The squared distance is the mean of the readers'. Two that were trained apart err on different pairs.
+    """
+
+    def __init__(self, readers: int = 1) -> None:
+        super().__init__()
+        self.stem = Conv(3, STEM, 3, 2)
+        self.stages = _stages(0, KEPT)
+        self.readers = nn.ModuleList(Reader() for _ in range(readers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of prepared images."""
+        seen = self.see(x)
+        return torch.cat([reader(seen) for reader in self.readers], 1) / math.sqrt(len(self.readers))
+
+    def see(self, x: Tensor) -> Tensor:
+        """What the part of the trunk that stays as it is sees, ``(N, 40, 8, 8)``."""
         # The trunk was trained on values from -1 to 1.
         x = self.stem(interpolate(x / 2, (SIDE, SIDE), mode="bilinear", align_corners=False))
-        seen = []
-        for number, stage in enumerate(self.stages):
+        for stage in self.stages:
             x = stage(x)
-            if number in READ:
-                seen.append(adaptive_avg_pool2d(x, PLACES).flatten(1))
-        return torch.cat(seen, 1)
-
-    def trunk(self) -> list[nn.Module]:
-        """The stem and the stages, from the image on."""
-        return [self.stem, *self.stages]
+        return x
 
 
-def inside(network: nn.Module) -> Lite | None:
-    """The part of a backbone that has a pretrained trunk, if any."""
-    return next((part for part in network.modules() if isinstance(part, Lite)), None)
+def _stages(first: int, end: int) -> nn.ModuleList:
+    """Some of `STAGES`."""
+    before = STAGES[first - 1][-1] if first else STEM
+    stages = []
+    for count, kernel, stride, expansion, after in STAGES[first:end]:
+        opening = Block(before, after, kernel, stride, expansion)
+        more = [Block(after, after, kernel, 1, expansion) for _ in range(count - 1)]
+        stages.append(nn.Sequential(opening, *more))
+        before = after
+    return nn.ModuleList(stages)
+
+
+def joined(parts: Sequence[nn.Module]) -> Lite:
+    """One network with the readers of several, which share what stays as it is.
+
+    Raises:
+        ValueError: one is no `Lite`, or they see differently.
+    """
+    first, *others = [part for part in parts if isinstance(part, Lite)]
+    same = len(others) + 1 == len(parts) and all(
+        torch.equal(a, b) for part in others for a, b in zip(_kept(first), _kept(part), strict=True)
+    )
+    if not same:
+        raise ValueError("expected networks on the same trunk")
+    whole = copy.deepcopy(first)
+    whole.readers.extend(copy.deepcopy(reader) for part in others for reader in part.readers)
+    return whole
+
+
+def _kept(network: Lite) -> list[Tensor]:
+    return [*network.stem.parameters(), *network.stages.parameters()]
 
 
 def pretrained_path() -> Path:
@@ -142,12 +187,12 @@ def pretrained_path() -> Path:
 
 @torch.no_grad()
 def begin(network: Lite, path: Path, images: Tensor) -> None:
-    """Give a fresh network the trunk that knows photographs, and the head a scale.
+    """Give a fresh network the trunk that knows photographs, and its heads a scale.
 
     Args:
-        network: its trunk is overwritten, its head kept.
+        network: its trunk is overwritten, its heads are kept.
         path: see `pretrained_path`.
-        images: from `network.prepare`; what the trunk sees in them is standardised for the head.
+        images: from `network.prepare`; what the trunk sees in them is standardised for the heads.
 
     Raises:
         MissingWeightsError: the file is missing or not the known one.
@@ -163,11 +208,14 @@ def begin(network: Lite, path: Path, images: Tensor) -> None:
     entries = list(torch.load(path, map_location="cpu", weights_only=True).items())
     # Each convolution is followed by the four vectors of its batch norm, in the order of the network.
     starts = [number for number, (_, value) in enumerate(entries) if value.ndim == 4]
-    convolutions = [module.conv for module in network.modules() if isinstance(module, Conv)]
-    for convolution, start in zip(convolutions, starts, strict=False):
-        weight, gamma, beta, mean, variance = (value for _, value in entries[start : start + 5])
-        fused = fuse_conv_bn_weights(weight, None, mean, variance, EPSILON, gamma, beta)
-        convolution.load_state_dict({"weight": fused[0], "bias": fused[1]})
-    numbers = network.read(images)
-    network.mean.copy_(numbers.mean(0))
-    network.spread.copy_(numbers.std(0) + 1e-3)
+    for reader in network.readers:
+        assert isinstance(reader, Reader)
+        trunk = nn.ModuleList([network.stem, *network.stages, *reader.stages])
+        convolutions = [module.conv for module in trunk.modules() if isinstance(module, Conv)]
+        for convolution, start in zip(convolutions, starts, strict=False):
+            weight, gamma, beta, mean, variance = (value for _, value in entries[start : start + 5])
+            fused = fuse_conv_bn_weights(weight, None, mean, variance, EPSILON, gamma, beta)
+            convolution.load_state_dict({"weight": fused[0], "bias": fused[1]})
+        numbers = reader.read(network.see(images))
+        reader.mean.copy_(numbers.mean(0))
+        reader.spread.copy_(numbers.std(0) + 1e-3)

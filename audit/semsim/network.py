@@ -21,7 +21,7 @@ BATCH = 32
 choose their kernels by the shape, so that an image's features would otherwise change in the last bits with
 the number of its neighbours."""
 
-Backbone = Literal["both", "lenet", "lite", "narrow", "resnet18", "resnet34"]
+Backbone = Literal["lenet", "lite", "narrow", "resnet18", "resnet34", "twin"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 
 
@@ -44,7 +44,7 @@ def prepare(images: Tensor) -> Tensor:
 
 
 def build(backbone: Backbone) -> nn.Module:
-    """A fresh backbone, ``(N, 3, 32, 32)`` to ``(N, 128)`` (``both``: 256, ResNets: 512).
+    """A fresh backbone, ``(N, 3, 32, 32)`` to ``(N, 128)`` (``twin``: 256, ResNets: 512).
 
     Weights come from torch's global generator: the caller seeds it.
     """
@@ -149,20 +149,6 @@ class _Narrow(nn.Module):
         return found
 
 
-class _Both(nn.Module):
-    """A head on a trunk that knows photographs, and a network trained from scratch: the features of both.
-
-    They err on different pairs: the squared distance is the sum of the two.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lite, self.narrow = Lite(), _Narrow()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.lite(x), self.narrow(x)], 1)
-
-
 def _resnet18() -> nn.Module:
     """ResNet-18 with the stem for small images and without its classifier, as in the paper: 512 features."""
     return _residual((2, 2, 2, 2))
@@ -203,10 +189,10 @@ def _lenet() -> nn.Module:
 
 
 _BUILDERS: dict[Backbone, Callable[[], nn.Module]] = {
-    "both": _Both,
     "lenet": _lenet,
     "lite": Lite,
     "narrow": _Narrow,
     "resnet18": _resnet18,
     "resnet34": _resnet34,
+    "twin": lambda: Lite(2),
 }

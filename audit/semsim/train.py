@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import derive_seed, seeded_globals
 from fl_audit.semsim import lite, triplet
+from fl_audit.semsim.lite import Lite
 from fl_audit.semsim.network import Backbone, build, prepare
 
 Loss = Literal["triplet", "contrastive", "classification"]
@@ -21,7 +22,9 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 RATE, DECAY = 2e-3, 0.02
 """Highest learning rate and weight decay."""
 LITE_RATE, HEAD_DECAY = 1e-3, 0.1
-"""The rate where a trunk is pretrained, and the decay of its head."""
+"""The same for the head of a pretrained trunk."""
+TRUNK_SHARE = 0.5
+"""The rate of that trunk's trained stages, as a share of its head's."""
 CLEAR, STRANGERS = 0.55, 0.6
 """Grade from which a pair must be nearer than different pictures are, and the weight of that. Chosen on
 held-out answers: with other pictures ranked as pairs of grade 0 the order of the answers was lost (Spearman
@@ -52,7 +55,7 @@ class Schedule:
     Attributes:
         steps: optimiser steps.
         rate: highest learning rate; it rises over a twentieth of the steps and falls as a cosine. None: 1e-3
-            for ``lite`` and ``both``, 2e-3 for the others.
+            for ``lite`` and ``twin``, 2e-3 for the others.
         minutes: processor time after which training ends early (with the schedule brought to its end), None
             for no limit. Time in which the process is stopped does not count. With a limit the result depends
             on the machine.
@@ -66,7 +69,8 @@ class Schedule:
 def train(
     batches: Iterator[Batch],
     *,
-    backbone: Backbone = "both",
+    beside: Iterator[Batch] | None = None,
+    backbone: Backbone = "lite",
     loss: Loss = "triplet",
     schedule: Schedule | None = None,
     seed: int = 0,
@@ -79,6 +83,7 @@ def train(
 
     Args:
         batches: endless.
+        beside: other ones, of which each step trains on one too: ranked for itself, the losses add up.
         backbone: which network, unless ``start`` is given.
         loss: triplet (over all pairs of a batch, see `ranking_loss`), or one of the two for comparison.
         schedule: how long and how fast.
@@ -96,9 +101,8 @@ def train(
     else:
         network = copy.deepcopy(start)
     network = network.to(memory_format=torch.channels_last)
-    pretrained = lite.inside(network)
-    if start is None and pretrained is not None:
-        lite.begin(pretrained, lite.pretrained_path(), _images(next(batches)))
+    if start is None and isinstance(network, Lite):
+        lite.begin(network, lite.pretrained_path(), _images(next(batches)))
     network.train().requires_grad_(True)
     average = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(_groups(network, schedule.rate))
@@ -112,6 +116,8 @@ def train(
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * _rate(share)
         value = _loss(network, next(batches), loss, margin)
+        if beside is not None:
+            value = value + _loss(network, next(beside), loss, margin)
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 5.0)
@@ -164,7 +170,7 @@ def batch_loss(
 
 def _loss(network: nn.Module, batch: Batch, loss: Loss, margin: float) -> Tensor:
     # Filters of single channels, of which the trunk has many, are slower in bfloat16.
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lite.inside(network) is None):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not isinstance(network, Lite)):
         out = network(_images(batch))
     out = out.float()
     n = len(batch.originals)
@@ -178,19 +184,17 @@ def _images(batch: Batch) -> Tensor:
 
 
 def _groups(network: nn.Module, rate: float | None) -> list[dict[str, Any]]:
-    """What AdamW trains, at which highest rate and weight decay. A pretrained trunk stays as it is."""
-    part = lite.inside(network)
-    if part is None:
+    """What AdamW trains, at which highest rate and weight decay. A trunk's first stages stay as they are."""
+    if not isinstance(network, Lite):
         return [{"params": list(network.parameters()), "lr": rate or RATE, "weight_decay": DECAY}]
-    for stage in part.trunk():
-        stage.requires_grad_(False)
-    own = {id(value) for value in part.parameters()}
-    others = [value for value in network.parameters() if id(value) not in own]
-    groups = [(list(part.head.parameters()), HEAD_DECAY), (others, DECAY)]
+    for part in (network.stem, network.stages):
+        part.requires_grad_(False)
+    rate = rate or LITE_RATE
+    heads = [value for name, value in network.readers.named_parameters() if ".head." in name]
+    stages = [value for name, value in network.readers.named_parameters() if ".head." not in name]
     return [
-        {"params": values, "lr": rate or LITE_RATE, "weight_decay": decay}
-        for values, decay in groups
-        if values
+        {"params": heads, "lr": rate, "weight_decay": HEAD_DECAY},
+        {"params": stages, "lr": rate * TRUNK_SHARE, "weight_decay": DECAY},
     ]
 
 

@@ -27,8 +27,8 @@ from fl_audit.semsim.network import BACKBONES, Backbone, build
 FORMAT = "fl-audit-semsim"
 VERSION = "3"
 """Of what a file's calibration belongs to: the views that features are averaged over."""
-NAME = "semsim-v7"
-PACKAGED_SHA256 = "6806be657c4f1f4d2f3de01797fb2676ec848703389e6752beecaf1cc37179fd"
+NAME = "semsim-v8"
+PACKAGED_SHA256 = "34fe61467c8836188747c7f27e015163e58c7da4989b66ee03892e0cae9af8af"
 CARD = "fl_audit/semsim/weights/MODEL_CARD.md"
 MAX_BYTES = 256 * 2**20
 

@@ -15,7 +15,7 @@ from fl_audit.run.folder import RunFolder
 from fl_audit.run.pipeline import finish_run, start_run
 from tests.e2e.conftest import small
 
-SWEEP = "prune:0.5,0.99"
+SWEEP = "prune:0.2,0.99"
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_one_defense_for_each_value_and_the_baseline_is_not_run_again(
     finished: RunFolder, swept: RunFolder
 ) -> None:
     summary, source = read_summary(swept.summary), read_summary(finished.summary)
-    assert list(summary.leak_rates()) == ["none", "prune:0.5", "prune:0.99"]
-    assert [entry.params["fraction"] for entry in summary.defenses[1:]] == [0.5, 0.99]
+    assert list(summary.leak_rates()) == ["none", "prune:0.2", "prune:0.99"]
+    assert [entry.params["fraction"] for entry in summary.defenses[1:]] == [0.2, 0.99]
     assert swept.load_config().defenses == [SWEEP]
     # The attack writes how long it took: equal times mean that it did not run again.
     timings = [
@@ -89,7 +89,7 @@ def test_runs_are_compared_in_one_picture(
     assert "Nothing differs but the defenses" in text
     found = Comparison.model_validate(read_json(tmp_path / "out" / "compare.json"))
     points = [(point.run, point.defense) for point in found.groups[0].frontier.points]
-    assert points == [("A, B", "none"), ("A", "dp"), ("B", "prune:0.5"), ("B", "prune:0.99")]
+    assert points == [("A, B", "none"), ("A", "dp"), ("B", "prune:0.2"), ("B", "prune:0.99")]
     assert (tmp_path / "out" / "compare.html").read_text().count("<svg") > 3
 
 

@@ -36,12 +36,20 @@ def test_pairs_are_made_again_with_their_answers() -> None:
     assert torch.equal(one.reconstructions, two.reconstructions)
     assert one.answers.tolist() == [0, 3.5, 1]
     assert one.evidence.shape == (3, len(NAMES))
+    assert one.picture_set.tolist() == [0, 0, 1]
     originals, reconstructions, numbers = make_pairs(sets(), everything())
     rows = torch.tensor([0, 70, 127])
     assert torch.equal(reconstructions[rows], one.reconstructions)
     torch.testing.assert_close(numbers[rows], one.evidence, rtol=1e-4, atol=1e-5)
     backwards = make_pairs(sets(), Round(**spoken(pairs=[127, 0, 70])))[1]
     assert torch.equal(backwards, reconstructions[torch.tensor([127, 0, 70])])
+    told = Judgements.make(sets(), [everything()]).picture_set
+    for number, pictures in enumerate(sets()):
+        # Few are shown as they are, and those are of the set that is told.
+        own = {image.numpy().tobytes() for image in pictures.images}
+        shown = [image.numpy().tobytes() in own for image in originals]
+        assert sum(shown) > 0
+        assert set(told[torch.tensor(shown)].tolist()) == {number}
     # The second half of a batch shows the same originals again, otherwise spoiled.
     assert torch.equal(originals[:64], originals[64:])
     assert not torch.equal(reconstructions[:64], reconstructions[64:])

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fl_audit.core.errors import MissingWeightsError
 from fl_audit.core.seeding import seeded_globals
-from fl_audit.semsim import Backbone, build, lite, prepare
-from fl_audit.semsim.lite import Lite, begin, pretrained_path
+from fl_audit.semsim import build, lite, prepare
+from fl_audit.semsim.lite import Lite, Reader, begin, joined, pretrained_path
 from fl_audit.semsim.train import Batch, Schedule, train
 
 
@@ -22,6 +22,12 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def fresh() -> Lite:
     with seeded_globals(0, "test"):
         return Lite().eval()
+
+
+def reader(network: Lite, number: int = 0) -> Reader:
+    found = network.readers[number]
+    assert isinstance(found, Reader)
+    return found
 
 
 def batch(seed: int) -> Batch:
@@ -42,7 +48,7 @@ def test_the_trunk_sees_what_the_published_network_sees() -> None:
             x = block(x)
             if number in (7, 10):  # the last of the blocks of 80 and of 112 channels
                 seen.append(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
-        ours = network.read(images * 2)
+        ours = reader(network).read(network.see(images * 2))
     torch.testing.assert_close(ours, torch.cat(seen, 1), rtol=1e-4, atol=1e-4)
 
 
@@ -50,34 +56,54 @@ def test_what_the_head_gets_is_standardised() -> None:
     network, images = fresh(), prepare(noise(40, 3, 32, 32))
     begin(network, pretrained_path(), images)
     with torch.no_grad():
-        standard = (network.read(images) - network.mean) / network.spread
+        own = reader(network)
+        standard = (own.read(network.see(images)) - own.mean) / own.spread
     assert standard.mean(0).abs().max() < 1e-3
     torch.testing.assert_close(standard.std(0).median(), torch.tensor(1.0), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("backbone", ["lite", "both"])
-def test_the_trunk_stays_and_all_else_is_trained(backbone: Backbone) -> None:
-    with seeded_globals(0, "test"):
-        start = build(backbone)
+def test_the_trunks_first_stages_stay_and_all_else_is_trained() -> None:
+    start = fresh()
+    begin(start, pretrained_path(), prepare(noise(8, 3, 32, 32)))
     done = train(iter([batch(1), batch(3)]), schedule=Schedule(steps=2, rate=1e-2), start=start, seed=1)
     assert not done.training
     for (name, one), (_, two) in zip(start.named_parameters(), done.named_parameters(), strict=True):
-        kept = "head" not in name and not name.startswith("narrow.")
+        kept = name.startswith(("stem.", "stages."))
         assert torch.equal(one, two) == kept, name
 
 
-def test_both_halves_give_features() -> None:
-    with seeded_globals(0, "test"):
-        network = build("both").eval()
-    half = lite.inside(network)
-    assert half is not None
-    images = prepare(noise(3, 3, 32, 32))
+def test_a_step_trains_on_both_sources() -> None:
+    start = fresh()
+    begin(start, pretrained_path(), prepare(noise(8, 3, 32, 32)))
+    rates = Schedule(steps=1, rate=1e-2)
+    one, two = batch(1), batch(3)
+    alone = train(iter([one]), schedule=rates, start=start).state_dict()
+    both = train(iter([one]), beside=iter([two]), schedule=rates, start=start).state_dict()
+    turned = train(iter([two]), beside=iter([one]), schedule=rates, start=start).state_dict()
+    name = "readers.0.head.2.weight"
+    assert not torch.allclose(alone[name], both[name], rtol=0, atol=1e-6)
+    torch.testing.assert_close(both[name], turned[name], rtol=0, atol=1e-7)
+
+
+def test_joined_networks_have_the_mean_squared_distance_of_their_readers() -> None:
+    one = fresh()
+    begin(one, pretrained_path(), prepare(noise(8, 3, 32, 32)))
+    rates = Schedule(steps=2, rate=1e-2)
+    other = train(iter([batch(1), batch(3)]), schedule=rates, start=one)
+    twin = joined([one, other]).eval()
+    x, y = (prepare(noise(5, 3, 32, 32, seed=seed)) for seed in (5, 6))
     with torch.no_grad():
-        found = network(images)
-        assert found.shape == (3, 256)
-        assert torch.equal(found[:, :128], half(images))
-        assert found[:, 128:].std(0).min() > 0
-    assert lite.inside(build("narrow")) is None
+        apart = [(network(x) - network(y)).square().sum(1) for network in (one, other, twin)]
+        assert twin(x).shape == (5, 256)
+    assert not torch.allclose(apart[0], apart[1], rtol=1e-3)
+    torch.testing.assert_close(apart[2], (apart[0] + apart[1]) / 2, rtol=1e-4, atol=1e-4)
+    assert {*twin.state_dict()} == {*build("twin").state_dict()}
+    with seeded_globals(0, "test"):
+        stranger = Lite().eval()
+        torch.nn.init.ones_(stranger.stem.conv.weight)
+    for parts in ([one, stranger], [one, build("lenet")]):
+        with pytest.raises(ValueError, match="same trunk"):
+            joined(parts)
 
 
 def test_training_from_the_start_begins_with_what_the_trunk_knows() -> None:

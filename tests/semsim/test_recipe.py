@@ -3,16 +3,21 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fl_audit.semsim import judgements, load, recipe
+from fl_audit.semsim import judgements, load, pairs, recipe
 from fl_audit.semsim.judged import judged_pairs
-from fl_audit.semsim.judgements import Round
+from fl_audit.semsim.judgements import Judgements, Round
+from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.recipe import main
+from fl_audit.semsim.train import Batch
 
 
 def picture(seed: int, side: int = 32) -> bytes:
@@ -64,7 +69,7 @@ def test_weights_and_card_come_out_and_again(
         ]
         assert main([*arguments, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
-    first, second = (load(data / name / "semsim-v7.safetensors") for name in ("one", "two"))
+    first, second = (load(data / name / "semsim-v8.safetensors") for name in ("one", "two"))
     assert first.sha256 == second.sha256
     assert first.sha256 in outputs[0]
     card = (data / "one" / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -72,8 +77,36 @@ def test_weights_and_card_come_out_and_again(
     assert "No person did" in card
     assert "| held-out answers | " in card
     assert "| judged plain-x | 6 |" in card
-    assert "1 steps\nof 64 originals" in card
+    assert "1\nsteps for each reader, of 64 originals" in card
     assert "Real reconstructions in training: none" in card
+
+
+def test_a_data_set_is_left_out_and_measured_on(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "read", lambda: SPOKEN)
+    drawn: list[list[str]] = []
+    asked: list[Judgements] = []
+
+    def batches(sets: Sequence[Pictures], *arguments: Any) -> Iterator[Batch]:
+        drawn.append([part.name for part in sets])
+        return pairs.batches(sets, *arguments)
+
+    def answered(judged: Judgements, generator: torch.Generator) -> Iterator[Batch]:
+        asked.append(judged)
+        return pairs.answered(judged, generator)
+
+    monkeypatch.setattr(recipe, "batches", batches)
+    monkeypatch.setattr(recipe, "answered", answered)
+    arguments = ["--data", str(data), "--out", str(data / "out"), "--backbone", "lenet", "--scale", "0.0002"]
+    assert main([*arguments, "--without", "Caltech-101"]) == 0
+    assert drawn == [["CIFAR-10 (JPEG)", "drawings"], ["Caltech-101"]]  # trained on, and measured on
+    assert set(asked[0].picture_set.tolist()) == {0}
+    assert "--without 'Caltech-101'" in (data / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert main([*arguments, "--without", "MNIST"]) == 2
+    assert "'MNIST', expected one of 'CIFAR-10 (JPEG)', 'Caltech-101'" in capsys.readouterr().err
+    assert main([*arguments, "--without", "Caltech-101", "--reconstructions", str(data)]) == 2
+    assert "leave out --reconstructions" in capsys.readouterr().err
 
 
 def test_missing_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
