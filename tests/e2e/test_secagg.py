@@ -23,7 +23,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         baseline=False,
         federation__rounds=1,
         federation__clients=CLIENTS,
-        attack__names=["inverting-gradients:iterations=60,restarts=1"],
+        attack__names=["inverting-gradients:iterations=150,restarts=1"],
         attack__clients=2,
     )
     return audit(tmp_path_factory.mktemp("audit") / "run", config)

@@ -77,7 +77,7 @@ def test_weights_and_card_come_out_and_again(
     assert "No person did" in card
     assert "| held-out answers | " in card
     assert "| judged plain-x | 6 |" in card
-    assert "1\nsteps for each reader, of 64 originals" in card
+    assert "1 steps for each reader, of 64 originals" in card
     assert "Real reconstructions in training: none" in card
 
 
