@@ -1,4 +1,4 @@
-"""The first two thirds of EfficientNet-Lite0 under SemSim: a trunk that knows photographs, and a head.
+"""The first two thirds of EfficientNet-Lite0 under SemSim: a trunk that knows photographs, and readers on it.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
 https://arxiv.org/abs/1905.11946, without squeeze-and-excitation and with ReLU6, as Google's Lite models. The

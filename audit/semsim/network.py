@@ -73,7 +73,7 @@ def views(ready: Tensor) -> Tensor:
     """What features are averaged over: the image and its mirror image.
 
     Further views (of even contrast, moved, in inverted colours) cost five times as much; on held-out answers
-    and real reconstructions they added 0.005 of Spearman at most to the part whose trunk knows photographs.
+    and real reconstructions they added 0.005 of Spearman at most to a head on the trunk of `lite`.
 
     Args:
         ready: from `prepare`, ``(N, 3, 32, 32)``.
