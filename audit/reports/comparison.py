@@ -169,7 +169,7 @@ def _settings(summaries: Mapping[str, Summary]) -> list[Setting]:
                 None,
             )
             if same is None:
-                found.append(setting_of(defense, summary, letter, len(summary.dataset.classes)))
+                found.append(setting_of(defense, summary, letter))
             else:
                 shared = found[same]
                 found[same] = replace(shared, run=f"{shared.run}, {letter}")

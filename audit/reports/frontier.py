@@ -48,20 +48,19 @@ class Setting:
     defense: DefenseSummary
     controls: Controls
     closer: bool
-    run: str = ""
-    classes: int = 0
+    run: str
+    classes: int
 
 
 def frontier_of(summary: Summary) -> Frontier:
     """The frontier of one run."""
-    classes = len(summary.dataset.classes)
-    return frontier([setting_of(defense, summary, classes=classes) for defense in summary.defenses])
+    return frontier([setting_of(defense, summary) for defense in summary.defenses])
 
 
-def setting_of(defense: DefenseSummary, summary: Summary, run: str = "", classes: int = 0) -> Setting:
+def setting_of(defense: DefenseSummary, summary: Summary, run: str = "") -> Setting:
     """A defense of a run with what it is held against there."""
     closer = closer_than_guesses(defense, summary) is True
-    return Setting(defense, summary.controls, closer, run, classes)
+    return Setting(defense, summary.controls, closer, run, len(summary.dataset.classes))
 
 
 def frontier(settings: Sequence[Setting]) -> Frontier:

@@ -135,6 +135,10 @@ class Lite(nn.Module):
             x = stage(x)
         return x
 
+    def kept(self) -> list[nn.Parameter]:
+        """The weights that are not trained."""
+        return [*self.stem.parameters(), *self.stages.parameters()]
+
 
 def _stages(first: int, end: int) -> nn.ModuleList:
     """Some of `STAGES`."""
@@ -156,17 +160,13 @@ def joined(parts: Sequence[nn.Module]) -> Lite:
     """
     first, *others = [part for part in parts if isinstance(part, Lite)]
     same = len(others) + 1 == len(parts) and all(
-        torch.equal(a, b) for part in others for a, b in zip(_kept(first), _kept(part), strict=True)
+        torch.equal(a, b) for part in others for a, b in zip(first.kept(), part.kept(), strict=True)
     )
     if not same:
         raise ValueError("expected networks on the same trunk")
     whole = copy.deepcopy(first)
     whole.readers.extend(copy.deepcopy(reader) for part in others for reader in part.readers)
     return whole
-
-
-def _kept(network: Lite) -> list[Tensor]:
-    return [*network.stem.parameters(), *network.stages.parameters()]
 
 
 def pretrained_path() -> Path:

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from fl_audit.semsim.degradations import Kinds, degrade
 from fl_audit.semsim.oracle import ANSWERS, grade
 from fl_audit.semsim.pictures import Pictures
-from fl_audit.semsim.reconstructions import Reconstructions
+from fl_audit.semsim.reconstructions import Reconstructions, mirroring
 from fl_audit.semsim.structure import transform_grade
 from fl_audit.semsim.train import Batch
 from fl_audit.semsim.transforms import Transformed, luminance, random_transform
@@ -79,10 +79,9 @@ def answered(judged: "Judgements", generator: torch.Generator, size: int = ANSWE
     grades = judged.answers / ANSWERS
     while True:
         rows = torch.randint(len(grades), (size,), generator=generator)
-        mirrored = (torch.rand(size, generator=generator) < 0.5).view(-1, 1, 1, 1)
+        mirror = mirroring(size, generator)
         originals, reconstructions = (
-            torch.where(mirrored, images[rows].flip(3), images[rows]).float() / 255
-            for images in (judged.originals, judged.reconstructions)
+            mirror(images[rows]).float() / 255 for images in (judged.originals, judged.reconstructions)
         )
         yield Batch(originals, reconstructions[:, None], grades[rows, None])
 

@@ -88,7 +88,7 @@ def write(
         figures,
         size=path.stat().st_size,
         kinds=len(KINDS),
-        real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the pairs so far"
+        real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the made pairs"
         if real
         else "none",
         steps=steps(float(settings["scale"])),

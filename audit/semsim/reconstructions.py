@@ -97,11 +97,17 @@ class Reconstructions:
 
 def alike(n: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
     """A mirroring or none and an order of the channels for each of ``n`` rows, the same for all images."""
-    mirrored = (torch.rand(n, generator=generator) < 0.5).view(-1, 1, 1, 1)
+    mirror = mirroring(n, generator)
     order = torch.rand(n, 3, generator=generator).argsort(1).view(-1, 3, 1, 1)
 
     def change(images: Tensor) -> Tensor:
-        images = torch.where(mirrored, images.flip(3), images)
+        images = mirror(images)
         return images.gather(1, order.expand_as(images))
 
     return change
+
+
+def mirroring(n: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A mirroring or none for each of ``n`` rows, the same for all images."""
+    mirrored = (torch.rand(n, generator=generator) < 0.5).view(-1, 1, 1, 1)
+    return lambda images: torch.where(mirrored, images.flip(3), images)

@@ -187,8 +187,8 @@ def _groups(network: nn.Module, rate: float | None) -> list[dict[str, Any]]:
     """What AdamW trains, at which highest rate and weight decay. A trunk's first stages stay as they are."""
     if not isinstance(network, Lite):
         return [{"params": list(network.parameters()), "lr": rate or RATE, "weight_decay": DECAY}]
-    for part in (network.stem, network.stages):
-        part.requires_grad_(False)
+    for value in network.kept():
+        value.requires_grad_(False)
     rate = rate or LITE_RATE
     heads = [value for name, value in network.readers.named_parameters() if ".head." in name]
     stages = [value for name, value in network.readers.named_parameters() if ".head." not in name]

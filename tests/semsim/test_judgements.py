@@ -1,6 +1,5 @@
 """Answers about pairs: made again from a seed, checked when read, and what the oracle is fitted to."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,7 @@ def test_judged_pairs_take_part_in_training() -> None:
         return {tuple(pair.flatten().tolist()) for pair in images}
 
     pairs = torch.stack([seen.originals, seen.reconstructions], 1).float() / 255
-    orders = [list(order) for order in itertools.permutations(range(3))]
-    ways = [turned[:, :, order] for turned in (pairs, pairs.flip(4)) for order in orders]
+    ways = [pairs, pairs.flip(4)]  # not in other colours: nobody judged them so
     shown = torch.stack([batch.originals, batch.reconstructions[:, 0]], 1)
     assert looks(shown) <= set().union(*(looks(way) for way in ways)), "original and reconstruction alike"
     assert not looks(shown) <= looks(pairs)
