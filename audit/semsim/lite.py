@@ -216,6 +216,9 @@ def begin(network: Lite, path: Path, images: Tensor) -> None:
             weight, gamma, beta, mean, variance = (value for _, value in entries[start : start + 5])
             fused = fuse_conv_bn_weights(weight, None, mean, variance, EPSILON, gamma, beta)
             convolution.load_state_dict({"weight": fused[0], "bias": fused[1]})
-        numbers = reader.read(network.see(images))
+    seen = network.see(images)
+    for reader in network.readers:
+        assert isinstance(reader, Reader)
+        numbers = reader.read(seen)
         reader.mean.copy_(numbers.mean(0))
         reader.spread.copy_(numbers.std(0) + 1e-3)

@@ -10,7 +10,7 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,6 @@ from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
 from fl_audit.semsim.calibration import fit
 from fl_audit.semsim.card import card
-from fl_audit.semsim.degradations import KINDS
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.judged import Judged, judged_pairs
 from fl_audit.semsim.judgements import Judgements, read
@@ -30,14 +29,12 @@ from fl_audit.semsim.lite import joined
 from fl_audit.semsim.material import HELD_OUT, PHOTOGRAPHS, picture_sets
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import ANSWERS, labels
-from fl_audit.semsim.pairs import REAL_SHARE, SIZE, answered, batches
+from fl_audit.semsim.pairs import SIZE, answered, batches
 from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.reconstructions import Reconstructions
-from fl_audit.semsim.train import LOSSES, Loss, Schedule, train
+from fl_audit.semsim.settings import Settings
+from fl_audit.semsim.train import LOSSES, Schedule, train
 from fl_audit.semsim.weights import NAME, Weights, save
-
-STEPS = 1_000
-"""Of the optimiser, at scale 1; for each half of ``twin``."""
 
 
 class Lines(Progress):
@@ -54,100 +51,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        weights, figures = run(
-            options.data,
-            reconstructions=options.reconstructions,
-            backbone=options.backbone,
-            loss=options.loss,
-            scale=options.scale,
-            minutes=options.minutes,
-            seed=options.seed,
-            without=options.without,
-        )
+        settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+        weights, figures = run(options.data, settings)
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    names = [name for name in ("seed", "scale", "loss", "without") if getattr(options, name) is not None]
-    settings = {name: str(getattr(options, name)) for name in names}
-    write(options.out, weights, figures, settings, options.reconstructions is not None)
+    write(options.out, weights, figures, settings)
     for name, found in figures.items():
         sys.stdout.write(f"{name}: {found}\n")
     return 0
 
 
-def write(
-    out: Path, weights: Weights, figures: dict[str, Agreement], settings: dict[str, str], real: bool
-) -> str:
+def write(out: Path, weights: Weights, figures: dict[str, Agreement], settings: Settings) -> str:
     """Write the weight file and its card into a folder; the file's SHA-256."""
     path = out / f"{NAME}.safetensors"
-    digest = save(path, weights, settings)
-    extra = " --reconstructions RECONSTRUCTIONS" if real else ""
-    extra += f" --without '{settings['without']}'" if "without" in settings else ""
-    text = card(
-        replace(weights, sha256=digest),
-        figures,
-        size=path.stat().st_size,
-        kinds=len(KINDS),
-        real=f"those of examples/semsim_reconstructions.py, {REAL_SHARE / 2:.1%} of the made pairs"
-        if real
-        else "none",
-        steps=steps(float(settings["scale"])),
-        seed=settings["seed"],
-        command=f"python -m fl_audit.semsim.recipe --data DIR{extra} --scale {settings['scale']} "
-        f"--seed {settings['seed']}",
-    )
+    digest = save(path, weights, {"command": settings.command()})
+    text = card(replace(weights, sha256=digest), figures, settings, path.stat().st_size)
     write_text(out / "MODEL_CARD.md", text)
     sys.stdout.write(f"{path}, SHA-256 {digest}\n")
     return digest
 
 
-def run(
-    data: Path,
-    *,
-    reconstructions: Path | None = None,
-    backbone: Backbone = "twin",
-    loss: Loss = "triplet",
-    scale: float = 1.0,
-    minutes: float | None = None,
-    seed: int = 0,
-    without: str | None = None,
-) -> tuple[Weights, dict[str, Agreement]]:
+def run(data: Path, settings: Settings) -> tuple[Weights, dict[str, Agreement]]:
     """The whole recipe; the weights and how far they agree with what was held out.
 
     Raises:
         MissingDataError: a data set is missing.
-        ConfigError: these pictures were not judged, or what is to be left out cannot be.
+        ConfigError: these pictures were not judged, or there is no data set of that name to leave out.
     """
-    if without is not None and reconstructions is not None:
-        raise ConfigError(
-            "real reconstructions may show pictures of the data set that is left out: "
-            "leave out --reconstructions too, or use examples/semsim_ablations.py"
-        )
     rounds = read()
     training, held = picture_sets(data)
-    real = None if reconstructions is None else Reconstructions.read(reconstructions)
+    real = None if settings.reconstructions is None else Reconstructions.read(settings.reconstructions)
     seen, unseen = (None, None) if real is None else real.split(HELD_OUT)
     judged, unjudged = Judgements.make(training[:PHOTOGRAPHS], rounds).split()
-    if without is not None:
-        training, held, judged, unjudged = _left_out(without, training, held, judged, unjudged)
+    if settings.without is not None:
+        training, held, judged, unjudged = _left_out(settings.without, training, held, judged, unjudged)
 
-    # Of twin each half is trained by itself and on other pairs, so that they err apart.
-    seeds = [2 * seed, 2 * seed + 1] if backbone == "twin" else [seed]
+    minutes = settings.minutes and settings.minutes / len(settings.seeds)
     parts = [
         train(
             batches(training, seen, torch_generator(own, "pairs")),
             beside=answered(judged, torch_generator(own, "judged pairs")),
-            backbone="lite" if backbone == "twin" else backbone,
-            loss=loss,
-            schedule=Schedule(steps(scale), minutes=minutes and minutes / len(seeds)),
+            backbone="lite" if settings.backbone == "twin" else settings.backbone,
+            loss=settings.loss,
+            schedule=Schedule(settings.steps, minutes=minutes),
             seed=own,
             progress=Lines(),
         )
-        for own in seeds
+        for own in settings.seeds
     ]
     network = parts[0] if len(parts) == 1 else joined(parts)
     return finish(
-        network, backbone, held, unseen, judged_pairs(data / "judged-pairs.zip"), seed, answered=unjudged
+        network,
+        settings.backbone,
+        held,
+        unseen,
+        judged_pairs(data / "judged-pairs.zip"),
+        settings.seed,
+        answered=unjudged,
     )
 
 
@@ -169,11 +130,6 @@ def _left_out(
         judged.part(judged.picture_set != number),
         unjudged.part(unjudged.picture_set == number),
     )
-
-
-def steps(scale: float) -> int:
-    """Optimiser steps at a scale; at least one."""
-    return max(1, round(scale * STEPS))
 
 
 def finish(
@@ -236,12 +192,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--reconstructions", type=Path, help="from examples/semsim_reconstructions.py")
     parser.add_argument("--out", type=Path, default=Path("semsim-weights"), help="folder to write to")
-    parser.add_argument("--backbone", choices=BACKBONES, default="twin")
-    parser.add_argument("--loss", choices=LOSSES, default="triplet")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps")
+    parser.add_argument("--backbone", choices=BACKBONES, default=Settings.backbone)
+    parser.add_argument("--loss", choices=LOSSES, default=Settings.loss)
+    parser.add_argument("--scale", type=float, default=Settings.scale, help="of the number of steps")
     parser.add_argument("--minutes", type=float, help="end after this much processor time")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--without", help="a data set to leave out of training, and to measure on alone")
     return parser
 
