@@ -6,10 +6,11 @@ the figures mean. It takes about 45 minutes on two cores.
 """
 
 import argparse
+import hashlib
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fl_audit.core.errors import AuditError, ConfigError
 from fl_audit.core.files import write_text
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
-from fl_audit.semsim.calibration import fit
+from fl_audit.semsim.calibration import Calibration, fit
 from fl_audit.semsim.card import card
 from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.judged import Judged, judged_pairs
@@ -34,16 +35,39 @@ from fl_audit.semsim.pictures import Pictures
 from fl_audit.semsim.reconstructions import Reconstructions
 from fl_audit.semsim.settings import Settings
 from fl_audit.semsim.train import LOSSES, Schedule, train
-from fl_audit.semsim.weights import NAME, Weights, save
+from fl_audit.semsim.weights import NAME, Weights, load, save
 
 
 class Lines(Progress):
-    """A line on standard error every 50 steps."""
+    """A line on standard error every 50 steps, with the time that is left.
+
+    Args:
+        trainings: how many there will be, one after the other.
+        clock: seconds.
+    """
+
+    def __init__(self, trainings: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._trainings, self._clock = trainings, clock
+        self._done, self._began = 0, clock()
+
+    def begin(self, label: str) -> None:
+        """A training begins; the time before it, for reading data, says nothing of the time to go."""
+        del label
+        self._began = self._clock()
 
     def step(self, done: int, total: int, value: float | None = None) -> None:
         """See `Progress`."""
-        if done % 50 == 0 or done == total:
-            sys.stderr.write(f"step {done} of {total}, loss {value or 0:.4f}, {time.process_time():.0f} s\n")
+        if done % 50 and done < total:
+            return
+        left = (self._clock() - self._began) / done * ((self._trainings - self._done) * total - done)
+        sys.stderr.write(
+            f"training {self._done + 1} of {self._trainings}, step {done} of {total}, loss {value or 0:.4f}, "
+            f"about {left / 60:.0f} min to go\n"
+        )
+
+    def advance(self) -> None:
+        """A training is over."""
+        self._done += 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,11 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-        weights, figures = run(options.data, settings)
+        weights, figures = run(options.data, settings, options.out)
     except AuditError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: trainings that were over are kept; the same command goes on\n")
+        return 130
     write(options.out, weights, figures, settings)
+    for path in _kept(options.data, settings, options.out):
+        path.unlink(missing_ok=True)
     for name, found in figures.items():
         sys.stdout.write(f"{name}: {found}\n")
     return 0
@@ -72,8 +101,13 @@ def write(out: Path, weights: Weights, figures: dict[str, Agreement], settings: 
     return digest
 
 
-def run(data: Path, settings: Settings) -> tuple[Weights, dict[str, Agreement]]:
+def run(data: Path, settings: Settings, out: Path) -> tuple[Weights, dict[str, Agreement]]:
     """The whole recipe; the weights and how far they agree with what was held out.
+
+    Args:
+        data: folder with the data sets.
+        settings: what is asked for.
+        out: folder that keeps each training that is over, so that the next call goes on from there.
 
     Raises:
         MissingDataError: a data set is missing.
@@ -87,22 +121,26 @@ def run(data: Path, settings: Settings) -> tuple[Weights, dict[str, Agreement]]:
     if settings.without is not None:
         training, held, judged, unjudged = _left_out(settings.without, training, held, judged, unjudged)
 
-    minutes = settings.minutes and settings.minutes / len(settings.seeds)
-    parts = [
-        train(
+    kept = _kept(data, settings, out)
+    lines = Lines(len([path for path in kept if not path.is_file()]))
+    for own, path in zip(settings.seeds, kept, strict=True):
+        if path.is_file():
+            sys.stderr.write(f"{path}: trained before\n")
+            continue
+        network = train(
             batches(training, seen, torch_generator(own, "pairs")),
             beside=answered(judged, torch_generator(own, "judged pairs")),
-            backbone="lite" if settings.backbone == "twin" else settings.backbone,
+            backbone=settings.part,
             loss=settings.loss,
-            schedule=Schedule(settings.steps, minutes=minutes),
+            schedule=Schedule(settings.steps, minutes=settings.minutes and settings.minutes / len(kept)),
             seed=own,
-            progress=Lines(),
+            progress=lines,
         )
-        for own in settings.seeds
-    ]
-    network = parts[0] if len(parts) == 1 else joined(parts)
+        save(path, Weights(settings.part, network, Calibration(0.0, 1.0)))
+    # Rounded to half precision, as the file will hold them.
+    parts = [load(path, backbone=settings.part).network for path in kept]
     return finish(
-        network,
+        parts[0] if len(parts) == 1 else joined(parts),
         settings.backbone,
         held,
         unseen,
@@ -110,6 +148,12 @@ def run(data: Path, settings: Settings) -> tuple[Weights, dict[str, Agreement]]:
         settings.seed,
         answered=unjudged,
     )
+
+
+def _kept(data: Path, settings: Settings, out: Path) -> list[Path]:
+    """Where the trainings that are over are kept, one for each seed; others' have other names."""
+    key = hashlib.sha256(f"{NAME} {settings} {data.resolve()}".encode()).hexdigest()[:12]
+    return [out / f"unfinished-{key}-{own}.safetensors" for own in settings.seeds]
 
 
 def _left_out(
@@ -142,13 +186,7 @@ def finish(
     pairs: int = 6000,
     answered: Judgements | None = None,
 ) -> tuple[Weights, dict[str, Agreement]]:
-    """Calibrate on one half of the held-out pairs and measure on the other, on answers, and on judged pairs.
-
-    The network is rounded to half precision first, as the file holds it.
-    """
-    for value in network.state_dict().values():
-        if value.is_floating_point():
-            value.copy_(value.half())
+    """Calibrate on half of the held-out pairs; measure on the other, on answers, and on judged pairs."""
     distances, answers = held_out_pairs(network, held, unseen, seed, pairs)
     half = len(distances) // 2
     calibration = fit(distances[:half], answers[:half])

@@ -60,6 +60,11 @@ class Settings:
         """One for each network that is trained. Those of ``twin`` see other pairs, so that they err apart."""
         return [2 * self.seed, 2 * self.seed + 1] if self.backbone == "twin" else [self.seed]
 
+    @property
+    def part(self) -> Backbone:
+        """The backbone of each network that is trained; those of ``twin`` are joined afterwards."""
+        return "lite" if self.backbone == "twin" else self.backbone
+
     def command(self) -> str:
         """What repeats it: the seed, and whatever differs from the packaged weights."""
         words = ["python", "-m", "fl_audit.semsim.recipe", "--data", "DIR"]

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from fl_audit.semsim import judgements, load, pairs, recipe
 from fl_audit.semsim.judged import judged_pairs
 from fl_audit.semsim.judgements import Judgements, Round
 from fl_audit.semsim.pictures import Pictures
-from fl_audit.semsim.recipe import main
-from fl_audit.semsim.train import Batch
+from fl_audit.semsim.recipe import Lines, main
+from fl_audit.semsim.train import Batch, train
 
 
 def picture(seed: int, side: int = 32) -> bytes:
@@ -112,6 +113,48 @@ def test_a_data_set_is_left_out_and_measured_on(
     assert "'MNIST', expected one of 'CIFAR-10 (JPEG)', 'Caltech-101'" in capsys.readouterr().err
     assert main([*arguments, "--without", "Caltech-101", "--reconstructions", str(data)]) == 2
     assert "leave out --reconstructions" in capsys.readouterr().err
+
+
+def test_what_was_trained_before_an_interrupt_is_kept(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "read", lambda: SPOKEN)
+    asked: list[int] = []
+
+    def interrupted(*arguments: Any, seed: int, **others: Any) -> nn.Module:
+        asked.append(seed)
+        if asked == [4, 5]:
+            raise KeyboardInterrupt
+        return train(*arguments, seed=seed, **others)
+
+    monkeypatch.setattr(recipe, "train", interrupted)
+    out = data / "out"
+    arguments = ["--data", str(data), "--out", str(out), "--scale", "0.0002", "--seed", "2", "--threads", "1"]
+    assert main(arguments) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    (kept,) = out.iterdir()
+    first = load(kept, backbone="lite").network.state_dict()
+    assert main(arguments) == 0
+    assert asked == [4, 5, 5]
+    assert "training 1 of 1, step 1 of 1" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["MODEL_CARD.md", "semsim-v8.safetensors"]
+    both = load(out / "semsim-v8.safetensors", backbone="twin").network.state_dict()
+    assert all(torch.equal(both[name], value) for name, value in first.items())
+    assert not torch.equal(both["readers.0.head.0.weight"], both["readers.1.head.0.weight"])
+
+
+def test_lines_say_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([0.0, 100.0, 160.0, 200.0, 320.0])
+    lines = Lines(2, lambda: next(now))
+    for _ in range(2):
+        lines.begin("SemSim")
+        for step in (49, 50):
+            lines.step(step, 100, 0.5)
+        lines.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "training 1 of 2, step 50 of 100, loss 0.5000, about 3 min to go",
+        "training 2 of 2, step 50 of 100, loss 0.5000, about 2 min to go",
+    ]
 
 
 def test_missing_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
