@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.metrics.recognisability import THRESHOLD
 from fl_audit.semsim import packaged
 from fl_audit.semsim.card import card
 from fl_audit.semsim.evaluation import Agreement
 from fl_audit.semsim.settings import Settings
-from fl_audit.semsim.weights import card_path, packaged_path
+from fl_audit.semsim.weights import PACKAGED_SHA256, card_path, packaged_path
 
 
 def figures(text: str) -> dict[str, Agreement]:
@@ -24,6 +25,8 @@ def figures(text: str) -> dict[str, Agreement]:
 
 def test_the_packaged_card_is_of_the_packaged_file() -> None:
     text = card_path().read_text(encoding="utf-8")
+    assert PACKAGED_SHA256 in text
+    assert f"a verdict asks for at least {THRESHOLD}" in text
     assert len(figures(text)) == 5
     assert text == card(packaged(), figures(text), Settings(), packaged_path().stat().st_size)
 
