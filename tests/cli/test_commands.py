@@ -95,6 +95,14 @@ def test_help_has_examples_to_copy_and_says_what_arguments_are(
     assert argument in out
 
 
+def test_help_keeps_what_stands_in_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert _run(["semsim", "train", "--help"]) == 0
+    assert "pip install 'fl-audit[semsim]'" in capsys.readouterr().out, "not taken for a colour"
+
+
 def test_print_config_prints_what_can_be_edited(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["run", "--scenario", "typical", "--print-config"]) == 0
     out = capsys.readouterr().out
