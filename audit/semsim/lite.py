@@ -208,17 +208,16 @@ def begin(network: Lite, path: Path, images: Tensor) -> None:
     entries = list(torch.load(path, map_location="cpu", weights_only=True).items())
     # Each convolution is followed by the four vectors of its batch norm, in the order of the network.
     starts = [number for number, (_, value) in enumerate(entries) if value.ndim == 4]
-    for reader in network.readers:
-        assert isinstance(reader, Reader)
-        trunk = nn.ModuleList([network.stem, *network.stages, *reader.stages])
-        convolutions = [module.conv for module in trunk.modules() if isinstance(module, Conv)]
-        for convolution, start in zip(convolutions, starts, strict=False):
-            weight, gamma, beta, mean, variance = (value for _, value in entries[start : start + 5])
-            fused = fuse_conv_bn_weights(weight, None, mean, variance, EPSILON, gamma, beta)
-            convolution.load_state_dict({"weight": fused[0], "bias": fused[1]})
-    seen = network.see(images)
-    for reader in network.readers:
-        assert isinstance(reader, Reader)
-        numbers = reader.read(seen)
-        reader.mean.copy_(numbers.mean(0))
-        reader.spread.copy_(numbers.std(0) + 1e-3)
+    # All readers begin with the same stages; only their heads differ.
+    first, *others = (reader for reader in network.readers if isinstance(reader, Reader))
+    trunk = nn.ModuleList([network.stem, *network.stages, *first.stages])
+    convolutions = [module.conv for module in trunk.modules() if isinstance(module, Conv)]
+    for convolution, start in zip(convolutions, starts, strict=False):
+        weight, gamma, beta, mean, variance = (value for _, value in entries[start : start + 5])
+        fused = fuse_conv_bn_weights(weight, None, mean, variance, EPSILON, gamma, beta)
+        convolution.load_state_dict({"weight": fused[0], "bias": fused[1]})
+    numbers = first.read(network.see(images))
+    first.mean.copy_(numbers.mean(0))
+    first.spread.copy_(numbers.std(0) + 1e-3)
+    for reader in others:
+        reader.load_state_dict({**first.state_dict(), **reader.head.state_dict(prefix="head.")})

@@ -11,8 +11,9 @@ from fl_audit.semsim.pictures import Pictures, read_zip, split, without
 
 HELD_OUT = 0.08
 """Share of the pictures that calibrate and measure."""
-PHOTOGRAPHS = 2
-"""The first so many sets; pairs of them were judged."""
+NAMES = ("CIFAR-10 (JPEG)", "Caltech-101")
+"""The sets of photographs, which come first; pairs of them were judged."""
+PHOTOGRAPHS = len(NAMES)
 
 
 def picture_sets(data: Path) -> tuple[list[Pictures], list[Pictures]]:
@@ -25,8 +26,8 @@ def picture_sets(data: Path) -> tuple[list[Pictures], list[Pictures]]:
         data: folder with cifar10-jpeg.zip and caltech101-64.zip.
     """
     sets = [
-        read_zip(data / "cifar10-jpeg.zip", "cifar10/train/", "CIFAR-10 (JPEG)"),
-        read_zip(data / "caltech101-64.zip", "caltech101-64/", "Caltech-101"),
+        read_zip(data / "cifar10-jpeg.zip", "cifar10/train/", NAMES[0]),
+        read_zip(data / "caltech101-64.zip", "caltech101-64/", NAMES[1]),
     ]
     judged = judged_pairs(data / "judged-pairs.zip")
     if judged:

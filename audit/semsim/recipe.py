@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fl_audit.core.errors import AuditError, ConfigError
+from fl_audit.core.errors import AuditError
 from fl_audit.core.files import write_text
 from fl_audit.core.progress import Progress
 from fl_audit.core.seeding import torch_generator
@@ -27,7 +27,7 @@ from fl_audit.semsim.evaluation import Agreement, agreement
 from fl_audit.semsim.judged import Judged, judged_pairs
 from fl_audit.semsim.judgements import Judgements, read
 from fl_audit.semsim.lite import joined
-from fl_audit.semsim.material import HELD_OUT, PHOTOGRAPHS, picture_sets
+from fl_audit.semsim.material import HELD_OUT, NAMES, PHOTOGRAPHS, picture_sets
 from fl_audit.semsim.network import BACKBONES, Backbone, distance
 from fl_audit.semsim.oracle import ANSWERS, labels
 from fl_audit.semsim.pairs import SIZE, answered, batches
@@ -111,7 +111,7 @@ def run(data: Path, settings: Settings, out: Path) -> tuple[Weights, dict[str, A
 
     Raises:
         MissingDataError: a data set is missing.
-        ConfigError: these pictures were not judged, or there is no data set of that name to leave out.
+        ConfigError: these pictures were not judged.
     """
     rounds = read()
     training, held = picture_sets(data)
@@ -164,10 +164,7 @@ def _left_out(
     unjudged: Judgements,
 ) -> tuple[list[Pictures], list[Pictures], Judgements, Judgements]:
     """What is trained on without a data set and the answers about it, and what of that set is measured on."""
-    names = [pictures.name for pictures in training[:PHOTOGRAPHS]]
-    if name not in names:
-        raise ConfigError(f"--without names {name!r}, expected one of {', '.join(map(repr, names))}")
-    number = names.index(name)
+    number = NAMES.index(name)
     return (
         [pictures for pictures in training if pictures.name != name],
         [pictures for pictures in held if pictures.name == name],

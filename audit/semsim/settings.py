@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fl_audit.core.errors import ConfigError
+from fl_audit.semsim.material import NAMES
 from fl_audit.semsim.network import Backbone
 from fl_audit.semsim.train import Loss
 
@@ -26,7 +27,7 @@ class Settings:
         without: a data set that is left out.
 
     Raises:
-        ConfigError: two of them exclude one another.
+        ConfigError: two of them exclude one another, or there is no data set of that name to leave out.
     """
 
     reconstructions: Path | None = None
@@ -38,7 +39,11 @@ class Settings:
     without: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what excludes one another."""
+        """Refuse what cannot be, before anything is read."""
+        if self.without not in (None, *NAMES):
+            raise ConfigError(
+                f"--without names {self.without!r}, expected one of {', '.join(map(repr, NAMES))}"
+            )
         if self.without is not None and self.reconstructions is not None:
             raise ConfigError(
                 "real reconstructions may show pictures of the data set that is left out: "

@@ -106,6 +106,21 @@ def test_joined_networks_have_the_mean_squared_distance_of_their_readers() -> No
             joined(parts)
 
 
+def test_readers_begin_alike_but_for_their_heads() -> None:
+    with seeded_globals(0, "test"):
+        twin = Lite(2).eval()
+    heads = [reader(twin, number).state_dict()["head.0.weight"].clone() for number in (0, 1)]
+    alone, images = fresh(), prepare(noise(8, 3, 32, 32))
+    for network in (twin, alone):
+        begin(network, pretrained_path(), images)
+    expected = reader(alone).state_dict()
+    for number in (0, 1):
+        for name, value in reader(twin, number).state_dict().items():
+            assert torch.equal(value, expected[name]) or name.startswith("head."), name
+        assert torch.equal(reader(twin, number).state_dict()["head.0.weight"], heads[number])
+    assert not torch.equal(heads[0], heads[1])
+
+
 def test_training_from_the_start_begins_with_what_the_trunk_knows() -> None:
     network = fresh()
     begin(network, pretrained_path(), prepare(noise(2, 3, 32, 32)))
